@@ -1,0 +1,268 @@
+package client
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/manykv/manykv/coordinator"
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
+	"github.com/manykv/manykv/transport"
+)
+
+// store is what a bucket needs: a coordinator of our own, or a node's.
+type store interface {
+	catalogue
+	batches
+}
+
+type catalogue interface {
+	OpenBucket(ctx context.Context, name string) (uint64, error)
+	CreateBucket(ctx context.Context, name string) error
+	ListBuckets(ctx context.Context) ([]string, error)
+}
+
+type batches interface {
+	GetMany(ctx context.Context, bucket uint64, keys []string) ([]*kv.Pair, error)
+	Exists(ctx context.Context, bucket uint64, keys []string) ([]bool, error)
+	SetMany(ctx context.Context, bucket uint64, pairs []kv.Pair) error
+	DeleteMany(ctx context.Context, bucket uint64, keys []string) error
+}
+
+// Client is a connection to one cluster.
+type Client struct {
+	cfg   Config
+	trans *transport.Transport
+	coord *coordinator.Coordinator // also with Through: it knows the map
+	store store
+}
+
+// Open connects to a cluster: it returns when a node has answered with the
+// cluster's map, or with the error of the last node asked when ctx (or
+// Config.Timeout) ends.
+func Open(ctx context.Context, cfg Config) (*Client, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{cfg: cfg}
+	c.trans, err = transport.Open(transport.Config{
+		CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile,
+		Resolve: c.resolve,
+		Logger:  cfg.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open client: %w", err)
+	}
+	c.coord, err = coordinator.New(coordinator.Config{Call: c.call, FetchMap: c.fetchMap, Limits: cfg.Limits})
+	if err != nil {
+		return nil, errors.Join(err, c.trans.Close())
+	}
+	c.store = c.coord
+	if cfg.Through {
+		c.store = &coordinator.Through{Call: c.callThrough, Limits: cfg.Limits}
+	}
+	ctx, done := c.deadline(ctx)
+	defer done()
+	if err := c.firstMap(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open client: %w", err), c.trans.Close())
+	}
+	return c, nil
+}
+
+// Close ends all connections. Calls under way fail.
+func (c *Client) Close() error { return c.trans.Close() }
+
+// CreateBucket makes a bucket; kv.ErrExists if there is one of that name.
+func (c *Client) CreateBucket(ctx context.Context, name string) error {
+	ctx, done := c.deadline(ctx)
+	defer done()
+	return c.store.CreateBucket(ctx, name)
+}
+
+// ListBuckets returns the names of all buckets, sorted.
+func (c *Client) ListBuckets(ctx context.Context) ([]string, error) {
+	ctx, done := c.deadline(ctx)
+	defer done()
+	return c.store.ListBuckets(ctx)
+}
+
+// Bucket opens a bucket; kv.ErrNoSuchStore if there is none of that name.
+func (c *Client) Bucket(ctx context.Context, name string) (*Bucket, error) {
+	ctx, done := c.deadline(ctx)
+	defer done()
+	id, err := c.store.OpenBucket(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("bucket %q: %w", name, err)
+	}
+	return &Bucket{c: c, name: name, id: id}, nil
+}
+
+// Status is one node's answer to the question how it is.
+type Status struct {
+	Node   sharding.NodeID
+	Addr   string
+	Status *coordinator.NodeStatus // nil if the node did not answer
+	Err    error                   // why not
+}
+
+// Status asks every node of the cluster how it is, in the order of their names.
+func (c *Client) Status(ctx context.Context) ([]Status, error) {
+	ctx, done := c.deadline(ctx)
+	defer done()
+	nodes := c.coord.Map().Nodes
+	out := make([]Status, len(nodes))
+	var all sync.WaitGroup
+	for i, n := range nodes {
+		all.Go(func() { out[i] = c.nodeStatus(ctx, n) })
+	}
+	all.Wait()
+	return out, nil
+}
+
+// statusTimeout is how long one node may take to answer: a dead node shall not
+// hold up the others' answers.
+const statusTimeout = 2 * time.Second
+
+func (c *Client) nodeStatus(ctx context.Context, n sharding.Node) Status {
+	ctx, done := context.WithTimeout(ctx, statusTimeout)
+	defer done()
+	s := Status{Node: n.ID, Addr: n.Addr}
+	b, err := c.trans.Call(ctx, string(n.ID), coordinator.MethodStatus, nil)
+	if err == nil {
+		s.Status = &coordinator.NodeStatus{}
+		err = json.Unmarshal(b, s.Status)
+	}
+	if err != nil {
+		s.Status, s.Err = nil, err
+	}
+	return s
+}
+
+// deadline gives a context without a deadline the configured one.
+func (c *Client) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, c.cfg.Timeout)
+}
+
+// resolve says where a node is, by the newest map.
+func (c *Client) resolve(node string) (string, bool) {
+	m := c.coord.Map()
+	if m == nil {
+		return "", false
+	}
+	n, ok := m.Node(sharding.NodeID(node))
+	return n.Addr, ok
+}
+
+func (c *Client) call(ctx context.Context, node sharding.NodeID, method byte, request []byte) ([]byte, error) {
+	return c.trans.Call(ctx, string(node), method, request)
+}
+
+// callThrough asks the nodes of Addrs one after the other until one took the
+// request.
+func (c *Client) callThrough(ctx context.Context, method byte, request []byte) ([]byte, error) {
+	var answer []byte
+	var err error
+	for i, addr := range c.cfg.Addrs {
+		attempt, done := ctx, context.CancelFunc(func() {})
+		if i < len(c.cfg.Addrs)-1 {
+			attempt, done = context.WithTimeout(ctx, c.cfg.Timeout/time.Duration(len(c.cfg.Addrs)))
+		}
+		answer, _, err = c.trans.CallAddr(attempt, addr, method, request)
+		done()
+		if !errors.Is(err, transport.ErrNotSent) {
+			return answer, err
+		}
+	}
+	return nil, err
+}
+
+// firstMap asks until a map came or ctx ended: a cluster that is just being
+// formed has none yet. A refused certificate is no reason to ask again.
+func (c *Client) firstMap(ctx context.Context) error {
+	const pause = 100 * time.Millisecond // against a cluster that takes seconds to form
+	for {
+		m, err := c.fetchMap(ctx, 0)
+		switch {
+		case m != nil:
+			c.coord.UseMap(m)
+			return nil
+		case errors.Is(err, transport.ErrIdentity):
+			return fmt.Errorf("%w: %w", kv.ErrAccessDenied, err)
+		case err == nil:
+			err = errors.New("the cluster is not formed yet")
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
+		}
+	}
+}
+
+// fetchMap asks the configured addresses, and the nodes of the map there is, all
+// at once and takes the first newer map. The error is that of the last to fail.
+func (c *Client) fetchMap(ctx context.Context, epoch uint64) (*sharding.Map, error) {
+	ctx, done := context.WithCancel(ctx)
+	defer done()
+	type answer struct {
+		m   *sharding.Map
+		err error
+	}
+	addrs := c.mapAddrs()
+	answers := make(chan answer, len(addrs))
+	for _, addr := range addrs {
+		go func() {
+			m, err := c.askMap(ctx, addr, epoch)
+			answers <- answer{m, err}
+		}()
+	}
+	var err error
+	for range addrs {
+		a := <-answers
+		if a.m != nil {
+			return a.m, nil
+		}
+		if a.err != nil {
+			err = a.err
+		}
+	}
+	return nil, err
+}
+
+func (c *Client) askMap(ctx context.Context, addr string, epoch uint64) (*sharding.Map, error) {
+	b, _, err := c.trans.CallAddr(ctx, addr, coordinator.MethodMap, binary.BigEndian.AppendUint64(nil, epoch))
+	if err != nil {
+		return nil, fmt.Errorf("node at %s: %w", addr, err)
+	}
+	if len(b) == 0 {
+		return nil, nil
+	}
+	return sharding.DecodeMap(b)
+}
+
+// mapAddrs returns where a map may be had: Addrs, then other addresses of the
+// map there is.
+func (c *Client) mapAddrs() []string {
+	addrs := append([]string(nil), c.cfg.Addrs...)
+	seen := make(map[string]bool)
+	for _, a := range addrs {
+		seen[a] = true
+	}
+	if m := c.coord.Map(); m != nil {
+		for _, n := range m.Nodes {
+			if !seen[n.Addr] {
+				addrs = append(addrs, n.Addr)
+			}
+		}
+	}
+	return addrs
+}

@@ -1,0 +1,23 @@
+// Package client is the Go library of manykv: many keys in one call, on a
+// replicated, sharded store.
+//
+//	cfg, err := client.LoadConfig(".manykv/client.toml")
+//	c, err := client.Open(ctx, cfg)
+//	defer c.Close()
+//	b, err := c.Bucket(ctx, "files")
+//	err = b.SetMany(ctx, []kv.Pair{{Key: "a", Value: []byte("1")}, {Key: "b", Value: []byte("2")}})
+//	pairs, err := b.GetMany(ctx, []string{"b", "none", "a"}) // in this order; nil for none
+//
+// It promises one round trip a batch whatever the number of shards (requests to
+// the nodes go out in parallel), answers in the caller's order, reads that see
+// every write acknowledged before they began, and errors that say what to do:
+// compare them with the errors of package kv. A write that failed is a
+// *kv.BatchError, with the outcome of every key; it is never sent again once
+// its outcome is unknown.
+//
+// It refuses to be atomic across shards, and to retry what may have been
+// applied.
+//
+// A Client owns one UDP socket and its connections until Close. Clients and
+// Buckets are safe for concurrent use.
+package client

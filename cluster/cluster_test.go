@@ -1,0 +1,201 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/manykv/manykv/client"
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/transport/pki"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// testCluster is n nodes of one cluster in this process, on loopback.
+type testCluster struct {
+	t     *testing.T
+	dir   string
+	cfgs  []Config
+	nodes []*Node
+}
+
+// freePorts returns n UDP ports that were free a moment ago.
+func freePorts(t *testing.T, n int) []int {
+	t.Helper()
+	ports := make([]int, n)
+	for i := range ports {
+		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		ports[i] = c.LocalAddr().(*net.UDPAddr).Port
+	}
+	return ports
+}
+
+// newCluster makes certificates and configurations for n nodes and starts none.
+func newCluster(t *testing.T, n int, edit func(i int, cfg *Config)) *testCluster {
+	t.Helper()
+	c := &testCluster{t: t, dir: t.TempDir(), nodes: make([]*Node, n)}
+	certs := filepath.Join(c.dir, "certs")
+	must(t, pki.NewCA(certs, "test"))
+	must(t, pki.IssueClient(certs, "client"))
+	var join []string
+	for _, port := range freePorts(t, n) {
+		join = append(join, fmt.Sprintf("127.0.0.1:%d", port))
+	}
+	for i := range n {
+		name := fmt.Sprintf("n%d", i+1)
+		must(t, pki.IssueNode(certs, name, nil))
+		cfg := Config{
+			Name: name, DataDir: filepath.Join(c.dir, name), Listen: join[i],
+			CAFile: filepath.Join(certs, "ca.crt"), GossipKeyFile: filepath.Join(certs, "gossip.key"),
+			CertFile: filepath.Join(certs, name+".crt"), KeyFile: filepath.Join(certs, name+".key"),
+			Join: join, BootstrapExpect: n, Logger: testLogger(t, name),
+		}
+		if edit != nil {
+			edit(i, &cfg)
+		}
+		c.cfgs = append(c.cfgs, cfg)
+	}
+	t.Cleanup(c.stopAll)
+	return c
+}
+
+// testLogger logs to standard error when MANYKV_TEST_LOG is set.
+func testLogger(t *testing.T, name string) *slog.Logger {
+	if os.Getenv("MANYKV_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", name)
+}
+
+func startCluster(t *testing.T, n int) *testCluster {
+	t.Helper()
+	c := newCluster(t, n, nil)
+	for i := range n {
+		c.start(i)
+	}
+	return c
+}
+
+func (c *testCluster) start(i int) {
+	c.t.Helper()
+	node, err := Open(c.cfgs[i])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.nodes[i] = node
+}
+
+func (c *testCluster) stop(i int) {
+	c.t.Helper()
+	if c.nodes[i] == nil {
+		return
+	}
+	ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
+	defer done()
+	if err := c.nodes[i].Close(ctx); err != nil {
+		c.t.Errorf("close n%d: %v", i+1, err)
+	}
+	c.nodes[i] = nil
+}
+
+func (c *testCluster) stopAll() {
+	for i := range c.nodes {
+		c.stop(i)
+	}
+}
+
+// clientConfig reaches the given nodes, all of them if none is given.
+func (c *testCluster) clientConfig(nodes ...int) client.Config {
+	certs := filepath.Join(c.dir, "certs")
+	cfg := client.Config{
+		CAFile: filepath.Join(certs, "ca.crt"), CertFile: filepath.Join(certs, "client.crt"), KeyFile: filepath.Join(certs, "client.key"),
+		Timeout: 20 * time.Second,
+	}
+	for i := range c.cfgs {
+		if len(nodes) == 0 || i == nodes[0] {
+			cfg.Addrs = append(cfg.Addrs, c.cfgs[i].Listen)
+		}
+	}
+	return cfg
+}
+
+func (c *testCluster) client(cfg client.Config) *client.Client {
+	c.t.Helper()
+	cl, err := client.Open(c.t.Context(), cfg)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { cl.Close() })
+	return cl
+}
+
+// bucket makes a bucket and opens it.
+func bucket(t *testing.T, cl *client.Client, name string) *client.Bucket {
+	t.Helper()
+	must(t, cl.CreateBucket(t.Context(), name))
+	b, err := cl.Bucket(t.Context(), name)
+	must(t, err)
+	return b
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// somePairs returns n pairs with values that name their key and round.
+func somePairs(n int, round string) []kv.Pair {
+	pairs := make([]kv.Pair, n)
+	for i := range pairs {
+		pairs[i] = kv.Pair{Key: fmt.Sprintf("key-%05d", i), Value: fmt.Appendf(nil, "%s of %d", round, i)}
+	}
+	return pairs
+}
+
+func keysOf(pairs []kv.Pair) []string {
+	keys := make([]string, len(pairs))
+	for i := range pairs {
+		keys[i] = pairs[i].Key
+	}
+	return keys
+}
+
+func TestBatchOnThreeNodes(t *testing.T) {
+	c := startCluster(t, 3)
+	cl := c.client(c.clientConfig())
+	b := bucket(t, cl, "files")
+	pairs := somePairs(1000, "first")
+	must(t, b.SetMany(t.Context(), pairs))
+	for i := range c.cfgs {
+		cfg := c.clientConfig(i)
+		cfg.Through = true
+		through, err := c.client(cfg).Bucket(t.Context(), "files")
+		must(t, err)
+		got, err := through.GetMany(t.Context(), append(keysOf(pairs), "missing", pairs[0].Key))
+		must(t, err)
+		for j, p := range got {
+			switch {
+			case j == len(pairs):
+				if p != nil {
+					t.Errorf("through n%d: a missing key has value %q", i+1, p.Value)
+				}
+			case p == nil || string(p.Value) != string(pairs[j%len(pairs)%1001].Value) && j < len(pairs):
+				t.Fatalf("through n%d: position %d is %v", i+1, j, p)
+			}
+		}
+	}
+}

@@ -1,0 +1,102 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
+)
+
+// DefaultPort is the UDP port a node listens on when nothing else is said.
+const DefaultPort = "7400"
+
+// Config says what a node is. The zero value of a field is its documented
+// default.
+type Config struct {
+	// Name is the node's name, the one its certificate carries. Default: the
+	// certificate's.
+	Name string
+	// DataDir holds everything the node keeps. Required.
+	DataDir string
+	// Listen is the UDP address, "host:port"; default "0.0.0.0:7400".
+	Listen string
+	// Advertise is the address at which others reach the node, "host:port",
+	// DNS names allowed; default Listen, if that names a host.
+	Advertise string
+	// CAFile, CertFile and KeyFile are PEM files; GossipKeyFile holds the
+	// cluster's gossip key in hex. `manykv cert` makes them. Required.
+	CAFile, CertFile, KeyFile, GossipKeyFile string
+	// Join are addresses of other nodes; the node's own may be among them.
+	Join []string
+	// BootstrapExpect is the number of empty nodes that found a cluster
+	// together; 0: never found one.
+	BootstrapExpect int
+	// Shards of a new cluster; 0: sharding.ShardsPerNode for each node.
+	Shards int
+	// Replicas of each shard of a new cluster; 0: sharding.ReplicasPerShard.
+	Replicas int
+	// LogStore is what backs the log: "wal" (default) or "boltdb".
+	LogStore string
+	// Limits bound each request; see kv.Limits for the defaults.
+	Limits kv.Limits
+	// Logger hears what the node does; default: nothing is logged.
+	Logger *slog.Logger
+	// Version is shown in the status.
+	Version string
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Listen == "" {
+		c.Listen = net.JoinHostPort("0.0.0.0", DefaultPort)
+	}
+	if c.Replicas == 0 {
+		c.Replicas = sharding.ReplicasPerShard
+	}
+	if c.LogStore == "" {
+		c.LogStore = "wal"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Limits = c.Limits.WithDefaults()
+	return c, errors.Join(c.Limits.Validate(), c.validate())
+}
+
+func (c Config) validate() error {
+	if c.DataDir == "" {
+		return errors.New("no data directory given")
+	}
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen address %q: %w; want host:port", c.Listen, err)
+	}
+	if c.Advertise == "" && (host == "" || net.ParseIP(host).IsUnspecified()) {
+		return fmt.Errorf("listen address %q names no host that others could use: an advertise address (host:port) is needed", c.Listen)
+	}
+	if c.Advertise != "" {
+		if _, _, err := net.SplitHostPort(c.Advertise); err != nil {
+			return fmt.Errorf("advertise address %q: %w; want host:port", c.Advertise, err)
+		}
+	}
+	for _, addr := range c.Join {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("address to join %q: %w; want host:port", addr, err)
+		}
+	}
+	if c.BootstrapExpect < 0 || c.BootstrapExpect > sharding.MaxNodes {
+		return fmt.Errorf("bootstrap-expect is %d, want 0 to %d", c.BootstrapExpect, sharding.MaxNodes)
+	}
+	if c.BootstrapExpect > 1 && len(c.Join) == 0 {
+		return fmt.Errorf("bootstrap-expect is %d but there is no address to join: the nodes must be able to find each other", c.BootstrapExpect)
+	}
+	if c.Shards < 0 || c.Shards > sharding.MaxShards {
+		return fmt.Errorf("shards is %d, want 0 (default) to %d", c.Shards, sharding.MaxShards)
+	}
+	if c.LogStore != "wal" && c.LogStore != "boltdb" {
+		return fmt.Errorf("log store %q, want wal or boltdb", c.LogStore)
+	}
+	return nil
+}

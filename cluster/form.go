@@ -1,0 +1,284 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/manykv/manykv/sharding"
+)
+
+// Founding a cluster. Every node says hello to the addresses it was given. When
+// the N empty nodes that expect each other are all there, the one with the
+// lowest name proposes a founding: the cluster's random id and the list of nodes
+// with their storage ids. Each node makes its promise durable before it answers,
+// and promises once. Only when all N have promised is the cluster founded: the
+// proposer writes that down, and the others learn it from any node that has. A
+// node that is of a cluster never promises, and an empty one that meets a
+// cluster it has not promised to found never joins it by itself.
+
+// firstMap returns the map the meta group starts with; every node of a founding
+// computes the same.
+func (f *founding) firstMap() (*sharding.Map, error) {
+	return sharding.Found(f.Cluster, f.Nodes, f.Shards, f.Replicas)
+}
+
+func (f *founding) names() string {
+	var names []string
+	for _, n := range f.Nodes {
+		names = append(names, string(n.ID))
+	}
+	return strings.Join(names, ", ")
+}
+
+func (f *founding) node(id sharding.NodeID) (sharding.Node, bool) {
+	for _, n := range f.Nodes {
+		if n.ID == id {
+			return n, true
+		}
+	}
+	return sharding.Node{}, false
+}
+
+// form returns when this node is of a cluster.
+func (n *Node) form(ctx context.Context) error {
+	if f := n.founded.Load(); f != nil {
+		n.cfg.Logger.Info("rejoining", "cluster", clusterName(f.Cluster), "nodes", f.names())
+		n.control.Go(func() { n.checkWelcome(ctx, f) })
+		return nil
+	}
+	n.cfg.Logger.Info("looking for other nodes", "expect", n.cfg.BootstrapExpect, "join", n.cfg.Join)
+	tick := time.NewTicker(formTick)
+	defer tick.Stop()
+	said := ""
+	for {
+		done, why, err := n.formOnce(ctx)
+		if done || err != nil {
+			return err
+		}
+		if why != said {
+			n.cfg.Logger.Info("not formed yet", "because", why)
+			said = why
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// formOnce looks around once. why says what is missing.
+func (n *Node) formOnce(ctx context.Context) (done bool, why string, err error) {
+	met := n.hellos(ctx)
+	for _, h := range met {
+		if h.Founded == nil {
+			continue
+		}
+		promise := n.promise.Load()
+		if promise != nil && promise.Cluster == h.Founded.Cluster {
+			return true, "", n.found(promise)
+		}
+		return false, "", n.stranger(h)
+	}
+	if n.cfg.BootstrapExpect == 0 {
+		return false, "no cluster found at the addresses to join, and bootstrap-expect is 0", nil
+	}
+	nodes := []sharding.Node{{ID: n.name, Storage: n.storage, Addr: n.addr}}
+	for _, h := range met {
+		if h.Expect != n.cfg.BootstrapExpect {
+			return false, fmt.Sprintf("node %s expects %d nodes, this one %d", h.Node.ID, h.Expect, n.cfg.BootstrapExpect), nil
+		}
+		nodes = append(nodes, h.Node)
+	}
+	slices.SortFunc(nodes, func(a, b sharding.Node) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	switch {
+	case len(nodes) != n.cfg.BootstrapExpect:
+		return false, fmt.Sprintf("%d nodes are here, bootstrap-expect is %d", len(nodes), n.cfg.BootstrapExpect), nil
+	case nodes[0].ID != n.name:
+		return false, fmt.Sprintf("waiting for %s to found the cluster", nodes[0].ID), nil
+	}
+	return n.propose(ctx, nodes)
+}
+
+// stranger is the error of an empty node that met a cluster.
+func (n *Node) stranger(h hello) error {
+	f := h.Founded
+	if known, ok := f.node(n.name); ok && known.Storage != n.storage {
+		return fmt.Errorf("node %s is of cluster %s with another data directory (storage %016x, this one is %016x): "+
+			"a directory that lost its contents must not come back under the old name", n.name, clusterName(f.Cluster), known.Storage, n.storage)
+	}
+	return fmt.Errorf("cluster %s was founded without node %s (its nodes: %s)", clusterName(f.Cluster), n.name, f.names())
+}
+
+// hellos says hello to every address to join and returns the answers of other
+// nodes, one for each.
+func (n *Node) hellos(ctx context.Context) []hello {
+	var mu sync.Mutex
+	met := make(map[sharding.NodeID]hello)
+	var all sync.WaitGroup
+	for _, addr := range n.cfg.Join {
+		if addr == n.addr {
+			continue
+		}
+		all.Go(func() {
+			h, err := n.sayHello(ctx, addr)
+			if err != nil {
+				n.cfg.Logger.Debug("no hello", "addr", addr, "error", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if h.Node.ID != n.name {
+				met[h.Node.ID] = h
+			}
+		})
+	}
+	all.Wait()
+	out := make([]hello, 0, len(met))
+	for _, h := range met {
+		out = append(out, h)
+	}
+	return out
+}
+
+// helloTimeout bounds one hello; the next tick says it again.
+const helloTimeout = time.Second
+
+func (n *Node) sayHello(ctx context.Context, addr string) (hello, error) {
+	ctx, done := context.WithTimeout(ctx, helloTimeout)
+	defer done()
+	b, from, err := n.trans.CallAddr(ctx, addr, methodHello, nil)
+	if err != nil {
+		return hello{}, err
+	}
+	h, err := decodeHello(b)
+	if err == nil && string(h.Node.ID) != from.Name {
+		err = fmt.Errorf("node %s says it is %s", from.Name, h.Node.ID)
+	}
+	return h, err
+}
+
+// propose asks all nodes to found a cluster. The proposal is this node's own
+// promise first; it is kept over restarts and replaced only if a node of it is
+// not the same any more, which is safe because nobody but this node can declare
+// it founded.
+func (n *Node) propose(ctx context.Context, nodes []sharding.Node) (done bool, why string, err error) {
+	f := n.promise.Load()
+	if f == nil || !slices.Equal(f.Nodes, nodes) {
+		f = &founding{Cluster: randomID(), Nodes: nodes, Shards: n.cfg.Shards, Replicas: n.cfg.Replicas}
+		if _, err := f.firstMap(); err != nil {
+			return false, "", fmt.Errorf("found a cluster: %w", err)
+		}
+		if err := n.keepPromise(f); err != nil {
+			return false, "", err
+		}
+	}
+	request := f.append(nil)
+	var all sync.WaitGroup
+	refusals := make([]error, len(nodes))
+	for i, node := range nodes[1:] {
+		all.Go(func() {
+			ctx, done := context.WithTimeout(ctx, helloTimeout)
+			defer done()
+			_, from, err := n.trans.CallAddr(ctx, node.Addr, methodPromise, request)
+			if err == nil && from.Name != string(node.ID) {
+				err = fmt.Errorf("%s answered", from.Name)
+			}
+			if err != nil {
+				refusals[i] = fmt.Errorf("node %s did not promise: %w", node.ID, err)
+			}
+		})
+	}
+	all.Wait()
+	if refusal := errors.Join(refusals...); refusal != nil {
+		return false, refusal.Error(), nil
+	}
+	return true, "", n.found(f)
+}
+
+// servePromise answers a proposal: nil means promised, durably.
+func (n *Node) servePromise(from sharding.NodeID, request []byte) error {
+	f, err := decodeFounding(request)
+	if err != nil {
+		return err
+	}
+	n.promising.Lock()
+	defer n.promising.Unlock()
+	me, ok := f.node(n.name)
+	switch own := n.promise.Load(); {
+	case n.founded.Load() != nil:
+		if n.founded.Load().Cluster == f.Cluster {
+			return nil
+		}
+		return fmt.Errorf("node %s is of cluster %s already", n.name, clusterName(n.founded.Load().Cluster))
+	case from != f.Nodes[0].ID:
+		return fmt.Errorf("node %s proposes a cluster that %s should", from, f.Nodes[0].ID)
+	case !ok || me.Storage != n.storage:
+		return fmt.Errorf("the proposal does not name node %s with storage %016x", n.name, n.storage)
+	case len(f.Nodes) != n.cfg.BootstrapExpect:
+		return fmt.Errorf("the proposal has %d nodes, bootstrap-expect of node %s is %d", len(f.Nodes), n.name, n.cfg.BootstrapExpect)
+	case own != nil && own.Cluster == f.Cluster:
+		return nil
+	case own != nil && (own.Nodes[0].ID != f.Nodes[0].ID || own.Nodes[0].Storage != f.Nodes[0].Storage):
+		return fmt.Errorf("node %s has promised to found cluster %s with %s (storage %016x); if that can never happen, empty its data directory",
+			n.name, clusterName(own.Cluster), own.Nodes[0].ID, own.Nodes[0].Storage)
+	}
+	return n.keepPromiseLocked(f)
+}
+
+func (n *Node) keepPromise(f *founding) error {
+	n.promising.Lock()
+	defer n.promising.Unlock()
+	return n.keepPromiseLocked(f)
+}
+
+func (n *Node) keepPromiseLocked(f *founding) error {
+	id := n.dir.id
+	id.Promise = f
+	if err := n.dir.save(id); err != nil {
+		return err
+	}
+	n.promise.Store(f)
+	return nil
+}
+
+// found writes down that the cluster is founded.
+func (n *Node) found(f *founding) error {
+	n.promising.Lock()
+	defer n.promising.Unlock()
+	id := n.dir.id
+	id.Promise, id.Founded = f, true
+	if err := n.dir.save(id); err != nil {
+		return err
+	}
+	n.founded.Store(f)
+	n.cfg.Logger.Info("cluster founded", "cluster", clusterName(f.Cluster), "nodes", f.names())
+	return nil
+}
+
+// checkWelcome asks the other nodes whether they are of the same cluster, so
+// that a directory in the wrong place is reported instead of waiting for a
+// majority that never comes.
+func (n *Node) checkWelcome(ctx context.Context, f *founding) {
+	for _, h := range n.hellos(ctx) {
+		if h.Founded != nil && h.Founded.Cluster != f.Cluster {
+			n.fail(fmt.Errorf("the data directory is of cluster %s, node %s is of cluster %s",
+				clusterName(f.Cluster), h.Node.ID, clusterName(h.Founded.Cluster)))
+		}
+	}
+}
+
+func randomID() uint64 {
+	var b [8]byte
+	rand.Read(b[:]) // never fails: it ends the process instead
+	return binary.BigEndian.Uint64(b[:])
+}
+
+func clusterName(id uint64) string { return fmt.Sprintf("%016x", id) }

@@ -1,0 +1,97 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/manykv/manykv/transport"
+)
+
+// gossipNet is memberlist's network on the node's own transport: packets that
+// proved the gossip key, streams of authenticated nodes.
+type gossipNet struct {
+	trans      *transport.Transport
+	host, port string
+	packets    chan *memberlist.Packet
+	streams    chan net.Conn
+	stop       chan struct{}
+	once       sync.Once
+	all        sync.WaitGroup
+}
+
+var _ memberlist.NodeAwareTransport = (*gossipNet)(nil)
+
+func newGossipNet(trans *transport.Transport, host, port string) *gossipNet {
+	g := &gossipNet{
+		trans: trans, host: host, port: port,
+		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), stop: make(chan struct{}),
+	}
+	g.all.Go(g.pump)
+	return g
+}
+
+// pump hands packets and streams over until Shutdown.
+func (g *gossipNet) pump() {
+	for {
+		select {
+		case p := <-g.trans.Packets():
+			select {
+			case g.packets <- &memberlist.Packet{Buf: p.Data, From: p.From, Timestamp: p.At}:
+			case <-g.stop:
+				return
+			}
+		case c := <-g.trans.Streams():
+			select {
+			case g.streams <- c:
+			case <-g.stop:
+				c.Close()
+				return
+			}
+		case <-g.stop:
+			return
+		}
+	}
+}
+
+// FinalAdvertiseAddr returns the IP address and port others shall use.
+func (g *gossipNet) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	addr, err := net.ResolveUDPAddr("udp", net.JoinHostPort(g.host, g.port))
+	if err != nil {
+		return nil, 0, fmt.Errorf("advertise address: %w", err)
+	}
+	return addr.IP, addr.Port, nil
+}
+
+func (g *gossipNet) WriteTo(b []byte, addr string) (time.Time, error) {
+	return time.Now(), g.trans.WritePacket(b, addr)
+}
+
+func (g *gossipNet) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	return g.WriteTo(b, a.Addr)
+}
+
+func (g *gossipNet) PacketCh() <-chan *memberlist.Packet { return g.packets }
+
+func (g *gossipNet) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	ctx, done := context.WithTimeout(context.Background(), timeout)
+	defer done()
+	return g.trans.DialStream(ctx, addr)
+}
+
+func (g *gossipNet) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	return g.DialTimeout(a.Addr, timeout)
+}
+
+func (g *gossipNet) StreamCh() <-chan net.Conn { return g.streams }
+
+// Shutdown stops the pump; the transport is the node's to close.
+func (g *gossipNet) Shutdown() error {
+	g.once.Do(func() { close(g.stop) })
+	g.all.Wait()
+	return nil
+}

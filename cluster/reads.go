@@ -1,0 +1,158 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/manykv/manykv/coordinator"
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
+)
+
+// reading is one part of a read on its way: its replica, and the index that its
+// machine must have applied, or why it has none.
+type reading struct {
+	r      *replica
+	part   *coordinator.Part
+	begun  *confirmation // this node leads
+	index  uint64
+	follow bool                    // this node follows: it may answer only if it is close behind
+	answer *coordinator.PartAnswer // set: it is not served here
+}
+
+// serveReads confirms all parts at once, then reads each from this node's
+// replica.
+func (n *Node) serveReads(ctx context.Context, q *coordinator.Request) []byte {
+	reads := make([]reading, len(q.Parts))
+	var following []*reading
+	for i := range q.Parts {
+		rd := &reads[i]
+		rd.part, rd.r = &q.Parts[i], n.replica(q.Parts[i].Shard)
+		switch {
+		case rd.r == nil || rd.r.data == nil:
+			rd.refuse(n.notLeader(nil))
+		case rd.r.leads():
+			rd.begun = n.confirm.begin(rd.r)
+		case q.AnyReplica && rd.r.leader() != "":
+			rd.follow = true
+			following = append(following, rd)
+		default:
+			rd.refuse(n.notLeader(rd.r))
+		}
+	}
+	n.askLeaders(ctx, following)
+	w := coordinator.NewAnswer(nil, len(q.Parts))
+	for i := range reads {
+		n.read(ctx, &reads[i], q, w)
+	}
+	return w.Bytes()
+}
+
+func (rd *reading) refuse(a coordinator.PartAnswer) {
+	a.Shard = rd.part.Shard
+	rd.answer = &a
+}
+
+// askLeaders gets the read indexes of shards that other nodes lead, with one
+// message to each of them.
+func (n *Node) askLeaders(ctx context.Context, following []*reading) {
+	if len(following) == 0 {
+		return
+	}
+	byLeader := make(map[sharding.NodeID][]*reading)
+	for _, rd := range following {
+		leader := rd.r.leader()
+		byLeader[leader] = append(byLeader[leader], rd)
+	}
+	var all sync.WaitGroup
+	for leader, reads := range byLeader {
+		all.Go(func() { n.askLeader(ctx, leader, reads) })
+	}
+	all.Wait()
+}
+
+func (n *Node) askLeader(ctx context.Context, leader sharding.NodeID, reads []*reading) {
+	shards := make([]sharding.Shard, len(reads))
+	for i, rd := range reads {
+		shards[i] = rd.part.Shard
+	}
+	ctx, done := context.WithTimeout(ctx, electionTimeout)
+	defer done()
+	indexes, err := n.callReadIndex(ctx, leader, shards)
+	for i, rd := range reads {
+		switch {
+		case err != nil:
+			rd.refuse(coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeUnavailable,
+				Detail: fmt.Sprintf("leader %s of shard %d: %v", leader, rd.part.Shard, err)})
+		case indexes[i].code != kv.CodeOK:
+			rd.refuse(coordinator.PartAnswer{Status: coordinator.StatusNotLeader, Leader: indexes[i].leader})
+		default:
+			rd.index = indexes[i].index
+		}
+	}
+}
+
+// read waits until the replica has what the read must see, and answers it.
+func (n *Node) read(ctx context.Context, rd *reading, q *coordinator.Request, w *coordinator.AnswerWriter) {
+	if rd.answer == nil {
+		n.await(ctx, rd)
+	}
+	if rd.answer != nil {
+		w.Part(rd.answer)
+		return
+	}
+	before := w.Len()
+	w.OpenPart(&coordinator.PartAnswer{Shard: rd.part.Shard, Leader: rd.r.leader()})
+	err := rd.r.data.Get(q.Bucket, rd.part.Keys, func(_ int, value []byte, version uint64, found bool) error {
+		switch {
+		case !found:
+			w.Missing()
+		case q.Op == coordinator.OpExists:
+			w.Found(version, nil)
+		case w.Len()+len(value) > n.cfg.Limits.AnswerBytes:
+			return fmt.Errorf("%w: the answer is over %d bytes", kv.ErrTooLarge, n.cfg.Limits.AnswerBytes)
+		default:
+			w.Found(version, value)
+		}
+		return nil
+	})
+	if err != nil {
+		w.Truncate(before)
+		code := kv.CodeOf(err)
+		if code == kv.CodeUnknown {
+			code = kv.CodeUnavailable // of a read: it did not happen
+		}
+		w.Part(&coordinator.PartAnswer{Shard: rd.part.Shard, Status: coordinator.StatusRefused, Code: code, Detail: err.Error()})
+		return
+	}
+	w.ClosePart()
+}
+
+// await waits for a leader's confirmation, then for the machine.
+func (n *Node) await(ctx context.Context, rd *reading) {
+	var err error
+	if rd.begun != nil {
+		rd.index, err = rd.begun.wait(ctx)
+	}
+	if err == nil {
+		wait := ctx
+		if rd.follow {
+			var done context.CancelFunc
+			wait, done = context.WithTimeout(ctx, staleRead)
+			defer done()
+		}
+		err = rd.r.machine.Wait(wait, rd.index)
+		if err != nil && rd.follow {
+			err = errNotLeader // the leader has it
+		}
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, errNotLeader):
+		rd.refuse(n.notLeader(rd.r))
+	default:
+		rd.refuse(coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeUnavailable, Detail: err.Error()})
+	}
+}

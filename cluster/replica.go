@@ -1,0 +1,336 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/manykv/manykv/coordinator"
+	"github.com/manykv/manykv/fsm"
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/raftlog"
+	"github.com/manykv/manykv/sharding"
+	"github.com/manykv/manykv/transport/raftnet"
+)
+
+const (
+	// electionTimeout is raft's election and heartbeat time-out. Heartbeats
+	// queue behind a follower's fsync (they take no fast path), so it must be
+	// long against a slow one.
+	electionTimeout = time.Second
+	// leaderLease is how long a leader goes on without hearing a majority.
+	leaderLease = electionTimeout / 2
+	// commitTimeout is how soon an idle follower hears of commits, which reads
+	// through it wait for.
+	commitTimeout = 50 * time.Millisecond
+	// maxAppendEntries bounds a message in entries; package raftnet bounds it in
+	// bytes.
+	maxAppendEntries = 64
+	// enqueueTimeout is how long a proposal waits for raft's queue before it is
+	// refused as not applied.
+	enqueueTimeout = time.Second
+	// transferStuck is how long raft may refuse proposals for a transfer before
+	// the group is restarted: a transfer ends within one election time-out, or
+	// it is wedged (hashicorp/raft#696).
+	transferStuck = 2 * electionTimeout
+	// drainTimeout bounds the wait for proposals under way before raft is shut
+	// down: a leader cut off gives up after its lease.
+	drainTimeout = 3 * electionTimeout
+)
+
+// replica is this node's copy of one shard.
+type replica struct {
+	shard   sharding.Shard
+	group   sharding.Group // immutable
+	servers raft.Configuration
+	self    raft.ServerID
+	machine machine
+	data    *fsm.Data // the machine of a data shard; nil for the meta group
+	logs    *raftlog.Shard
+	votes   *raftlog.ShardVotes
+	net     *raftnet.Net
+	applied func()
+	logger  *slog.Logger
+
+	raft    atomic.Pointer[raft.Raft] // replaced by restart
+	started time.Time
+
+	pending      atomic.Int64 // proposals under way
+	transferring atomic.Int64 // since when raft refuses for a transfer: nanoseconds after started, 0 = it does not
+
+	mu      sync.Mutex // guards the lifetime: open, restart, close
+	stop    context.CancelFunc
+	leading sync.WaitGroup // the lead goroutine of the current raft
+}
+
+// open starts raft on the replica's log. A log without state is bootstrapped
+// with the group's founding configuration, the same on every replica.
+func (r *replica) open() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	cfg := raft.DefaultConfig()
+	cfg.LocalID = r.self
+	cfg.HeartbeatTimeout = electionTimeout
+	cfg.ElectionTimeout = electionTimeout
+	cfg.LeaderLeaseTimeout = leaderLease
+	cfg.CommitTimeout = commitTimeout
+	cfg.MaxAppendEntries = maxAppendEntries
+	cfg.BatchApplyCh = true // the commands of one part reach the log in one write
+	cfg.SnapshotThreshold = math.MaxUint64
+	cfg.SnapshotInterval = 24 * time.Hour
+	cfg.NoLegacyTelemetry = true
+	cfg.Logger = raftLogger(r.logger)
+
+	snapshots, trans := noSnapshots{}, r.net.Group(uint32(r.shard))
+	has, err := raft.HasExistingState(r.logs, r.votes, snapshots)
+	if err == nil && !has {
+		err = raft.BootstrapCluster(cfg, r.logs, r.votes, snapshots, trans, r.servers)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("shard %d: bootstrap: %w", r.shard, err), trans.Close())
+	}
+	group, err := raft.NewRaft(cfg, applier{r.machine, r.applied}, r.logs, r.votes, snapshots, trans)
+	if err != nil {
+		return errors.Join(fmt.Errorf("shard %d: %w", r.shard, err), trans.Close())
+	}
+	r.transferring.Store(0)
+	r.raft.Store(group)
+	ctx, stop := context.WithCancel(context.Background())
+	r.stop = stop
+	r.leading.Go(func() { r.lead(ctx, group) })
+	return nil
+}
+
+// close waits for proposals under way and shuts raft down.
+func (r *replica) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	group := r.raft.Load()
+	if group == nil {
+		return nil
+	}
+	r.drain()
+	r.stop()
+	r.leading.Wait()
+	if err := group.Shutdown().Error(); err != nil {
+		return fmt.Errorf("shard %d: shut down: %w", r.shard, err)
+	}
+	r.raft.Store(nil)
+	return nil
+}
+
+// drain waits until no proposal is under way: raft does not answer those that
+// sit in its queue when it is shut down (hashicorp/raft#498).
+func (r *replica) drain() {
+	const poll = 5 * time.Millisecond
+	for end := time.Now().Add(drainTimeout); r.pending.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(poll)
+	}
+}
+
+// lead announces each term this replica leads with an entry of its own: raft's
+// own no-op never reaches the state machine, and reads must know when an entry
+// of the term has been applied.
+func (r *replica) lead(ctx context.Context, group *raft.Raft) {
+	const retry = 20 * time.Millisecond
+	for {
+		select {
+		case leading := <-group.LeaderCh():
+			if !leading {
+				continue
+			}
+		case <-ctx.Done():
+			return
+		}
+		r.logger.Info("leading", "shard", r.shard, "term", group.CurrentTerm())
+		command := kv.AppendLead(nil, r.group.Range.First, r.group.Range.Last)
+		for group.State() == raft.Leader && !r.announced(group) {
+			err := group.Apply(command, enqueueTimeout).Error()
+			r.noteTransfer(err)
+			if err == nil {
+				continue
+			}
+			select {
+			case <-time.After(retry):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// announced says whether an entry of the current term has been applied.
+func (r *replica) announced(group *raft.Raft) bool {
+	return r.machine.Position().LeadTerm == group.CurrentTerm()
+}
+
+// leads says whether this replica leads as far as it knows.
+func (r *replica) leads() bool {
+	group := r.raft.Load()
+	return group != nil && group.State() == raft.Leader
+}
+
+// leader returns the node that leads as far as this replica knows, or "".
+func (r *replica) leader() sharding.NodeID {
+	group := r.raft.Load()
+	if group == nil {
+		return ""
+	}
+	_, id := group.LeaderWithID()
+	node, _ := raftnet.Node(raft.ServerAddress(id))
+	return sharding.NodeID(node)
+}
+
+// voters returns the nodes that vote now.
+func (r *replica) voters() []sharding.NodeID {
+	group := r.raft.Load()
+	if group == nil {
+		return nil
+	}
+	future := group.GetConfiguration() // answers at once, from memory
+	if future.Error() != nil {
+		return nil
+	}
+	var nodes []sharding.NodeID
+	for _, s := range future.Configuration().Servers {
+		if node, ok := raftnet.Node(s.Address); ok && s.Suffrage == raft.Voter {
+			nodes = append(nodes, sharding.NodeID(node))
+		}
+	}
+	slices.Sort(nodes)
+	return nodes
+}
+
+// proposal is a list of commands given to raft.
+type proposal struct {
+	r       *replica
+	futures []raft.ApplyFuture
+}
+
+// propose gives commands to raft in order, without waiting for any. Commands
+// after one that raft refused are not given to it.
+func (r *replica) propose(commands [][]byte) proposal {
+	p := proposal{r: r}
+	group := r.raft.Load()
+	if group == nil {
+		return p
+	}
+	r.pending.Add(1)
+	for _, c := range commands {
+		if group.State() != raft.Leader {
+			break
+		}
+		p.futures = append(p.futures, group.Apply(c, enqueueTimeout))
+	}
+	if len(p.futures) == 0 {
+		r.pending.Add(-1)
+	}
+	return p
+}
+
+// wait returns one result for each command that was given to raft. When ctx
+// ends first, those without an answer are unknown: a future may block for ever
+// (hashicorp/raft#498).
+func (p proposal) wait(ctx context.Context) []coordinator.Result {
+	if len(p.futures) == 0 {
+		return nil
+	}
+	answers := make(chan coordinator.Result, len(p.futures))
+	go func() {
+		defer p.r.pending.Add(-1)
+		for _, f := range p.futures {
+			err := f.Error()
+			p.r.noteTransfer(err)
+			var response any
+			if err == nil {
+				response = f.Response()
+			}
+			answers <- outcomeOf(err, response)
+		}
+	}()
+	results := make([]coordinator.Result, len(p.futures))
+	for i := range results {
+		select {
+		case results[i] = <-answers:
+		case <-ctx.Done():
+			for ; i < len(results); i++ {
+				results[i] = outcomeOf(context.Cause(ctx), nil)
+			}
+			return results
+		}
+	}
+	return results
+}
+
+// noteTransfer keeps the time since which raft refuses proposals for a
+// leadership transfer.
+func (r *replica) noteTransfer(err error) {
+	if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+		if r.transferring.Load() != 0 {
+			r.transferring.Store(0)
+		}
+		return
+	}
+	r.transferring.CompareAndSwap(0, max(1, int64(time.Since(r.started))))
+}
+
+// stuck says whether a leadership transfer has wedged the group.
+func (r *replica) stuck() bool {
+	since := r.transferring.Load()
+	return since != 0 && time.Since(r.started)-time.Duration(since) > transferStuck
+}
+
+// handOver transfers leadership to a node, or to any if it is empty, and waits
+// for the end of it or of ctx.
+func (r *replica) handOver(ctx context.Context, to raft.ServerID) error {
+	group := r.raft.Load()
+	if group == nil || group.State() != raft.Leader {
+		return nil
+	}
+	var future raft.Future
+	if to == "" {
+		future = group.LeadershipTransfer()
+	} else {
+		future = group.LeadershipTransferToServer(to, raft.ServerAddress(to))
+	}
+	done := make(chan error, 1)
+	go func() { done <- future.Error() }() // may block for ever: hashicorp/raft#696
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// status describes the replica.
+func (r *replica) status() coordinator.ShardStatus {
+	s := coordinator.ShardStatus{
+		Shard: r.shard, Role: "stopped",
+		First: r.group.Range.First, LastSlot: r.group.Range.Last,
+		Applied: r.machine.Position().Index,
+	}
+	group := r.raft.Load()
+	if group == nil {
+		return s
+	}
+	switch group.State() {
+	case raft.Leader:
+		s.Role = "leader"
+	case raft.Follower:
+		s.Role = "follower"
+	case raft.Candidate:
+		s.Role = "candidate"
+	}
+	s.Leader, s.Term, s.Voters = r.leader(), group.CurrentTerm(), r.voters()
+	s.Last, s.Commit = group.LastIndex(), group.CommitIndex()
+	return s
+}

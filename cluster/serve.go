@@ -1,0 +1,272 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/manykv/manykv/coordinator"
+	"github.com/manykv/manykv/fsm"
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
+	"github.com/manykv/manykv/transport"
+)
+
+// handle serves one call. Methods among nodes are not for clients.
+func (n *Node) handle(ctx context.Context, from transport.Identity, method byte, request []byte) ([]byte, error) {
+	if method >= methodHello && from.Role != transport.RoleNode {
+		return nil, &transport.RemoteError{Code: transport.CodeDenied, Message: "only nodes may call this"}
+	}
+	switch method {
+	case methodHello:
+		me := sharding.Node{ID: n.name, Storage: n.storage, Addr: n.addr}
+		return hello{Node: me, Expect: n.cfg.BootstrapExpect, Founded: n.founded.Load()}.append(nil), nil
+	case methodPromise:
+		return nil, n.servePromise(sharding.NodeID(from.Name), request)
+	case methodConfirm:
+		return n.serveConfirm(request)
+	case methodReadIndex:
+		return n.serveReadIndex(ctx, request)
+	case methodNodeAddr:
+		return nil, n.serveNodeAddr(ctx, sharding.NodeID(from.Name), request)
+	case coordinator.MethodMap:
+		return n.serveMap(request)
+	case coordinator.MethodParts:
+		return n.serveParts(ctx, request)
+	case coordinator.MethodBatch:
+		return n.coord.ServeBatch(ctx, request)
+	case coordinator.MethodBuckets:
+		return n.serveBuckets(ctx, request)
+	case coordinator.MethodCatalog:
+		return n.coord.ServeBuckets(ctx, request)
+	case coordinator.MethodStatus:
+		return json.Marshal(n.Status())
+	default:
+		return nil, fmt.Errorf("no such method: %d", method)
+	}
+}
+
+// serveMap returns the map, if it is newer than the epoch asked about.
+func (n *Node) serveMap(request []byte) ([]byte, error) {
+	d := kv.NewDecoder(request)
+	epoch := d.U64()
+	if err := d.Finish(); err != nil {
+		return nil, err
+	}
+	if m := n.current.Load(); m != nil && m.Epoch > epoch {
+		return m.Append(nil), nil
+	}
+	return nil, nil
+}
+
+// serveParts serves the parts of one batch that are for this node. Its error
+// says that the request was malformed and nothing was done.
+func (n *Node) serveParts(ctx context.Context, request []byte) ([]byte, error) {
+	q, err := coordinator.DecodeRequest(request)
+	if err != nil {
+		return nil, err
+	}
+	m := n.current.Load()
+	if m == nil || m.Epoch < q.Epoch {
+		m = n.catchUp(ctx, q.Epoch)
+	}
+	switch {
+	case m == nil:
+		return refuseAll(q, nil, &coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeUnavailable, Detail: "node " + string(n.name) + " has no map that new"}), nil
+	case m.Epoch > q.Epoch:
+		return refuseAll(q, m, &coordinator.PartAnswer{Status: coordinator.StatusStaleMap}), nil
+	case q.Op == coordinator.OpGet || q.Op == coordinator.OpExists:
+		return n.serveReads(ctx, q), nil
+	default:
+		return n.serveWrites(ctx, q), nil
+	}
+}
+
+// refuseAll answers every part alike.
+func refuseAll(q *coordinator.Request, m *sharding.Map, a *coordinator.PartAnswer) []byte {
+	w := coordinator.NewAnswer(m, len(q.Parts))
+	for i := range q.Parts {
+		each := *a
+		each.Shard = q.Parts[i].Shard
+		w.Part(&each)
+	}
+	return w.Bytes()
+}
+
+// notLeader answers a part whose shard this node cannot serve.
+func (n *Node) notLeader(r *replica) coordinator.PartAnswer {
+	a := coordinator.PartAnswer{Status: coordinator.StatusNotLeader}
+	if r != nil {
+		a.Shard, a.Leader = r.shard, r.leader()
+	}
+	return a
+}
+
+// serveWrites proposes the commands of every part, then waits for all of them.
+func (n *Node) serveWrites(ctx context.Context, q *coordinator.Request) []byte {
+	answers := make([]coordinator.PartAnswer, len(q.Parts))
+	proposals := make([]proposal, len(q.Parts))
+	for i := range q.Parts {
+		p := &q.Parts[i]
+		r := n.replica(p.Shard)
+		switch err := n.checkCommands(q.Op, p.Commands); {
+		case err != nil:
+			answers[i] = coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeOf(err), Detail: err.Error()}
+		case r == nil || r.data == nil || !r.leads():
+			answers[i] = n.notLeader(r)
+		default:
+			answers[i].Leader = n.name
+			proposals[i] = r.propose(p.Commands)
+		}
+		answers[i].Shard = p.Shard
+	}
+	w := coordinator.NewAnswer(nil, len(q.Parts))
+	for i := range q.Parts {
+		a := &answers[i]
+		if a.Status == coordinator.StatusServed {
+			a.Results = proposals[i].wait(ctx)
+			n.noteWrite(a, proposals[i].r, len(q.Parts[i].Commands))
+		}
+		w.Part(a)
+	}
+	return w.Bytes()
+}
+
+// noteWrite says where else to go when not every command was applied here.
+func (n *Node) noteWrite(a *coordinator.PartAnswer, r *replica, asked int) {
+	refused := len(a.Results) < asked
+	for i := range a.Results {
+		if a.Results[i].Outcome == kv.OutcomeNotApplied && a.Results[i].Code == kv.CodeUnavailable {
+			refused = true
+		}
+	}
+	if refused {
+		a.Status, a.Leader = coordinator.StatusNotLeader, r.leader()
+	}
+}
+
+// checkCommands checks what a client sent before it reaches the log.
+func (n *Node) checkCommands(op coordinator.Op, commands [][]byte) error {
+	want := kv.KindSet
+	if op == coordinator.OpDelete {
+		want = kv.KindDelete
+	}
+	for i, c := range commands {
+		w, err := n.cfg.Limits.CheckWrite(c)
+		if err == nil && (w.Kind != want || w.Bucket == 0) {
+			err = fmt.Errorf("%w: command kind %d on bucket %d in a request to %s", kv.ErrInvalid, w.Kind, w.Bucket, op)
+		}
+		if err != nil {
+			return fmt.Errorf("command %d of %d: %w", i, len(commands), err)
+		}
+	}
+	return nil
+}
+
+// serveBuckets does a bucket operation, if this node leads the meta group.
+func (n *Node) serveBuckets(ctx context.Context, request []byte) ([]byte, error) {
+	q, err := coordinator.DecodeBucketRequest(request)
+	if err != nil {
+		return nil, err
+	}
+	meta := n.replica(sharding.Meta)
+	if meta == nil || !meta.leads() {
+		return coordinator.BucketAnswer{Status: coordinator.StatusNotLeader, Leader: n.metaLeader()}.Append(nil), nil
+	}
+	var a coordinator.BucketAnswer
+	if q.Op == coordinator.BucketCreate {
+		a, err = n.createBucket(ctx, q.Name)
+	} else {
+		a, err = n.readCatalogue(ctx, meta, q)
+	}
+	if errors.Is(err, errNotLeader) {
+		a, err = coordinator.BucketAnswer{Status: coordinator.StatusNotLeader, Leader: meta.leader()}, nil
+	}
+	if err != nil {
+		a = coordinator.BucketAnswer{Status: coordinator.StatusRefused, Code: readCode(err), Detail: err.Error()}
+	}
+	return a.Append(nil), nil
+}
+
+// createBucket proposes a bucket. The answer carries no id: the caller opens
+// it.
+func (n *Node) createBucket(ctx context.Context, name string) (a coordinator.BucketAnswer, err error) {
+	if err := kv.CheckBucketName(name); err != nil {
+		return a, err
+	}
+	results := n.replica(sharding.Meta).propose([][]byte{fsm.AppendCreateBucket(nil, name)}).wait(ctx)
+	switch {
+	case len(results) == 0:
+		return a, errNotLeader
+	case results[0].Outcome == kv.OutcomeApplied:
+		return a, nil
+	default:
+		return a, results[0].Code.Err(results[0].Detail)
+	}
+}
+
+// readCatalogue reads the catalogue as of now: confirmed, like every read.
+func (n *Node) readCatalogue(ctx context.Context, meta *replica, q coordinator.BucketRequest) (a coordinator.BucketAnswer, err error) {
+	index, err := n.confirm.begin(meta).wait(ctx)
+	if err != nil {
+		return a, err
+	}
+	if err := meta.machine.Wait(ctx, index); err != nil {
+		return a, err
+	}
+	if q.Op == coordinator.BucketList {
+		a.Names, err = n.catalog.Buckets()
+		return a, err
+	}
+	id, ok, err := n.catalog.Bucket(q.Name)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: no bucket %q", kv.ErrNoSuchStore, q.Name)
+	}
+	a.ID = id
+	return a, err
+}
+
+// serveNodeAddr records where another node is now.
+func (n *Node) serveNodeAddr(ctx context.Context, from sharding.NodeID, request []byte) error {
+	d := versioned(request)
+	nodes := sharding.DecodeNodes(d)
+	if err := d.Finish(); err != nil {
+		return err
+	}
+	if len(nodes) != 1 || nodes[0].ID != from {
+		return fmt.Errorf("node %s may report its own address only", from)
+	}
+	results := n.proposeMeta(ctx, fsm.AppendNodeAddr(nil, from, nodes[0].Storage, nodes[0].Addr))
+	if len(results) == 0 {
+		return errNotLeader
+	}
+	return results[0].Code.Err(results[0].Detail)
+}
+
+// Status describes the node.
+func (n *Node) Status() coordinator.NodeStatus {
+	s := coordinator.NodeStatus{
+		Node: n.name, Version: n.cfg.Version, Storage: clusterName(n.storage), Addr: n.addr, State: "forming",
+	}
+	if f := n.founded.Load(); f != nil {
+		s.Cluster = clusterName(f.Cluster)
+	}
+	if m := n.current.Load(); m != nil {
+		s.State, s.Epoch = "serving", m.Epoch
+	}
+	if n.stopping.Load() {
+		s.State = "stopping"
+	}
+	if g := n.gossip; g != nil {
+		s.Members = g.members()
+	}
+	for _, r := range n.replicaSet() {
+		s.Shards = append(s.Shards, r.status())
+	}
+	slices.SortFunc(s.Shards, func(a, b coordinator.ShardStatus) int { return int(a.Shard) - int(b.Shard) })
+	slices.SortFunc(s.Members, func(a, b coordinator.MemberStatus) int { return strings.Compare(string(a.Node), string(b.Node)) })
+	return s
+}

@@ -1,0 +1,249 @@
+package cluster
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
+)
+
+// Methods among nodes; coordinator has those that clients may use too. The
+// numbers are part of the protocol.
+const (
+	methodHello     byte = 64 // empty → hello
+	methodPromise   byte = 65 // founding → empty: promised, durably
+	methodConfirm   byte = 66 // asks → one flag each
+	methodReadIndex byte = 67 // shards → one index each
+	methodNodeAddr  byte = 68 // node, storage, address → empty: recorded
+)
+
+// wireVersion is the first byte of every message of this package.
+const wireVersion = 1
+
+func versioned(b []byte) *kv.Decoder {
+	d := kv.NewDecoder(b)
+	if v := d.U8(); v != wireVersion {
+		d.Fail("protocol version %d, want %d", v, wireVersion)
+	}
+	return d
+}
+
+// hello is who a node is and what it is of:
+//
+//	version u8 · nodes (one) · expect varint · founded flag [founding]
+type hello struct {
+	Node    sharding.Node
+	Expect  int
+	Founded *founding // the cluster it is of; nil if none
+}
+
+func (h hello) append(dst []byte) []byte {
+	dst = append(dst, wireVersion)
+	dst = sharding.AppendNodes(dst, []sharding.Node{h.Node})
+	dst = binary.AppendUvarint(dst, uint64(h.Expect))
+	dst = kv.AppendBool(dst, h.Founded != nil)
+	if h.Founded != nil {
+		dst = h.Founded.append(dst)
+	}
+	return dst
+}
+
+func decodeHello(b []byte) (hello, error) {
+	d := versioned(b)
+	nodes := sharding.DecodeNodes(d)
+	if len(nodes) != 1 {
+		d.Fail("%d nodes, want 1", len(nodes))
+	}
+	h := hello{Expect: int(min(d.Uvarint(), sharding.MaxNodes))}
+	if d.Bool() {
+		f, err := decodeFounding(d.Rest())
+		if err != nil {
+			return hello{}, err
+		}
+		h.Founded = f
+	}
+	if err := d.Finish(); err != nil {
+		return hello{}, err
+	}
+	h.Node = nodes[0]
+	return h, nil
+}
+
+// append encodes a founding:
+//
+//	version u8 · cluster u64 · nodes · shards varint · replicas varint
+func (f *founding) append(dst []byte) []byte {
+	dst = append(dst, wireVersion)
+	dst = binary.BigEndian.AppendUint64(dst, f.Cluster)
+	dst = sharding.AppendNodes(dst, f.Nodes)
+	dst = binary.AppendUvarint(dst, uint64(f.Shards))
+	return binary.AppendUvarint(dst, uint64(f.Replicas))
+}
+
+// decodeFounding reads a founding and checks that a map can be made of it.
+func decodeFounding(b []byte) (*founding, error) {
+	d := versioned(b)
+	f := &founding{Cluster: d.U64(), Nodes: sharding.DecodeNodes(d)}
+	f.Shards = int(min(d.Uvarint(), sharding.MaxShards+1))
+	f.Replicas = int(min(d.Uvarint(), sharding.MaxNodes+1))
+	if err := d.Finish(); err != nil {
+		return nil, err
+	}
+	if _, err := f.firstMap(); err != nil {
+		return nil, fmt.Errorf("founding: %w", err)
+	}
+	return f, nil
+}
+
+// appendAsks encodes the asks of a confirming message:
+//
+//	version u8 · count varint · count × (shard u32 · term u64)
+func appendAsks(dst []byte, asks []ask) []byte {
+	dst = append(dst, wireVersion)
+	dst = binary.AppendUvarint(dst, uint64(len(asks)))
+	for _, a := range asks {
+		dst = binary.BigEndian.AppendUint32(dst, uint32(a.shard))
+		dst = binary.BigEndian.AppendUint64(dst, a.term)
+	}
+	return dst
+}
+
+func decodeAsks(b []byte) ([]ask, error) {
+	d := versioned(b)
+	asks := make([]ask, d.Count(12))
+	for i := range asks {
+		asks[i] = ask{sharding.Shard(d.U32()), d.U64()}
+	}
+	return asks, d.Finish()
+}
+
+// callConfirm asks a peer whether it knows of later terms.
+func (n *Node) callConfirm(ctx context.Context, peer sharding.NodeID, asks []ask) ([]bool, error) {
+	b, err := n.call(ctx, peer, methodConfirm, appendAsks(nil, asks))
+	if err != nil {
+		return nil, err
+	}
+	d := versioned(b)
+	answers := make([]bool, len(asks))
+	for i := range answers {
+		answers[i] = d.Bool()
+	}
+	return answers, d.Finish()
+}
+
+// serveConfirm answers for each shard whether this node's term is the one asked
+// about. A term that a voter has in memory is on its disk.
+func (n *Node) serveConfirm(request []byte) ([]byte, error) {
+	asks, err := decodeAsks(request)
+	if err != nil {
+		return nil, err
+	}
+	answer := append(make([]byte, 0, 1+len(asks)), wireVersion)
+	for _, a := range asks {
+		answer = kv.AppendBool(answer, n.termIs(a))
+	}
+	return answer, nil
+}
+
+func (n *Node) termIs(a ask) bool {
+	r := n.replica(a.shard)
+	if r == nil {
+		return false
+	}
+	group := r.raft.Load()
+	return group != nil && group.CurrentTerm() == a.term
+}
+
+// readIndex is the answer for one shard to a node that holds a replica: code,
+// and the index its machine must have applied.
+type readIndex struct {
+	code   kv.Code
+	index  uint64
+	leader sharding.NodeID
+}
+
+// callReadIndex asks a leader how far a replica must be to serve reads:
+//
+//	request: version u8 · count varint · count × shard u32
+//	answer:  version u8 · count × (code u8 · index u64 · leader string)
+func (n *Node) callReadIndex(ctx context.Context, leader sharding.NodeID, shards []sharding.Shard) ([]readIndex, error) {
+	request := binary.AppendUvarint([]byte{wireVersion}, uint64(len(shards)))
+	for _, s := range shards {
+		request = binary.BigEndian.AppendUint32(request, uint32(s))
+	}
+	b, err := n.call(ctx, leader, methodReadIndex, request)
+	if err != nil {
+		return nil, err
+	}
+	d := versioned(b)
+	out := make([]readIndex, len(shards))
+	for i := range out {
+		out[i] = readIndex{kv.Code(d.U8()), d.U64(), sharding.NodeID(d.String())}
+	}
+	return out, d.Finish()
+}
+
+// serveReadIndex confirms reads for replicas of other nodes.
+func (n *Node) serveReadIndex(ctx context.Context, request []byte) ([]byte, error) {
+	d := versioned(request)
+	shards := make([]sharding.Shard, d.Count(4))
+	for i := range shards {
+		shards[i] = sharding.Shard(d.U32())
+	}
+	if err := d.Finish(); err != nil {
+		return nil, err
+	}
+	begun := make([]*confirmation, len(shards))
+	for i, s := range shards {
+		if r := n.replica(s); r != nil {
+			begun[i] = n.confirm.begin(r)
+		}
+	}
+	answer := []byte{wireVersion}
+	for _, k := range begun {
+		code, index, leader := kv.CodeUnavailable, uint64(0), sharding.NodeID("")
+		if k != nil {
+			var err error
+			if index, err = k.wait(ctx); err == nil {
+				code = kv.CodeOK
+			}
+			leader = k.r.leader()
+		}
+		answer = append(answer, byte(code))
+		answer = binary.BigEndian.AppendUint64(answer, index)
+		answer = kv.AppendString(answer, string(leader))
+	}
+	return answer, nil
+}
+
+// appendNodeAddr encodes where this node is:
+//
+//	version u8 · nodes (one)
+func (n *Node) appendNodeAddr() []byte {
+	me := sharding.Node{ID: n.name, Storage: n.storage, Addr: n.addr}
+	return sharding.AppendNodes([]byte{wireVersion}, []sharding.Node{me})
+}
+
+// catchUp waits until this node's map has an epoch; it bounds how long a request
+// of a newer epoch may wait here.
+func (n *Node) catchUp(ctx context.Context, epoch uint64) *sharding.Map {
+	const poll = 5 * time.Millisecond
+	kick(n.behind)
+	ctx, done := context.WithTimeout(ctx, electionTimeout)
+	defer done()
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for {
+		if m := n.current.Load(); m != nil && m.Epoch >= epoch {
+			return m
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

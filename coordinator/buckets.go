@@ -1,0 +1,172 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
+)
+
+// BucketOp says what a bucket request does.
+type BucketOp uint8
+
+const (
+	BucketOpen   BucketOp = 1 // the id of a bucket
+	BucketCreate BucketOp = 2
+	BucketList   BucketOp = 3
+)
+
+// A BucketRequest goes to the leader of the meta group:
+//
+//	version u8 · op u8 · name string
+type BucketRequest struct {
+	Op   BucketOp
+	Name string // empty for list
+}
+
+// DecodeBucketRequest reads a bucket request.
+func DecodeBucketRequest(b []byte) (BucketRequest, error) {
+	d := versioned(b)
+	r := BucketRequest{Op: BucketOp(d.U8()), Name: d.String()}
+	if r.Op < BucketOpen || r.Op > BucketList {
+		d.Fail("bucket operation %d", r.Op)
+	}
+	return r, d.Finish()
+}
+
+// Append appends the request's encoding.
+func (r BucketRequest) Append(dst []byte) []byte {
+	return kv.AppendString(append(dst, wireVersion, byte(r.Op)), r.Name)
+}
+
+// A BucketAnswer is
+//
+//	version u8 · status u8 · leader string · code u8 · detail string · id u64 · names
+type BucketAnswer struct {
+	Status Status // served, not leader or refused
+	Leader sharding.NodeID
+	Code   kv.Code // of StatusRefused
+	Detail string
+	ID     uint64   // of open and create
+	Names  []string // of list, sorted
+}
+
+// DecodeBucketAnswer reads a bucket answer.
+func DecodeBucketAnswer(b []byte) (BucketAnswer, error) {
+	d := versioned(b)
+	a := BucketAnswer{
+		Status: Status(d.U8()), Leader: sharding.NodeID(d.String()),
+		Code: kv.Code(d.U8()), Detail: d.String(), ID: d.U64(), Names: d.Keys(),
+	}
+	return a, d.Finish()
+}
+
+// Append appends the answer's encoding.
+func (a BucketAnswer) Append(dst []byte) []byte {
+	dst = append(dst, wireVersion, byte(a.Status))
+	dst = kv.AppendString(dst, string(a.Leader))
+	dst = append(dst, byte(a.Code))
+	dst = kv.AppendString(dst, a.Detail)
+	dst = binary.BigEndian.AppendUint64(dst, a.ID)
+	return kv.AppendKeys(dst, a.Names)
+}
+
+// OpenBucket returns the id of a bucket; kv.ErrNoSuchStore after a confirmed
+// read of the catalogue if there is none.
+func (c *Coordinator) OpenBucket(ctx context.Context, name string) (uint64, error) {
+	if err := kv.CheckBucketName(name); err != nil {
+		return 0, err
+	}
+	a, err := c.buckets(ctx, BucketRequest{Op: BucketOpen, Name: name})
+	return a.ID, err
+}
+
+// CreateBucket makes a bucket; kv.ErrExists if there is one of that name,
+// kv.ErrUnknown if it may have been made.
+func (c *Coordinator) CreateBucket(ctx context.Context, name string) error {
+	if err := kv.CheckBucketName(name); err != nil {
+		return err
+	}
+	_, err := c.buckets(ctx, BucketRequest{Op: BucketCreate, Name: name})
+	return err
+}
+
+// ListBuckets returns the names of all buckets, sorted.
+func (c *Coordinator) ListBuckets(ctx context.Context) ([]string, error) {
+	a, err := c.buckets(ctx, BucketRequest{Op: BucketList})
+	return a.Names, err
+}
+
+// buckets asks the leader of the meta group, whoever that is now.
+func (c *Coordinator) buckets(ctx context.Context, r BucketRequest) (BucketAnswer, error) {
+	request := r.Append(nil)
+	pause, hops := firstBackoff, 0
+	var last error
+	for round := 1; ; round++ {
+		a, redirected, err := c.askMeta(ctx, r, request)
+		if err == nil {
+			return a, nil
+		}
+		if !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrBusy) {
+			return BucketAnswer{}, err
+		}
+		last = err
+		if redirected && hops < maxHops {
+			hops++
+			continue
+		}
+		if round%refreshRounds == 0 {
+			c.refresh(ctx)
+		}
+		if !sleep(ctx, pause+rand.N(pause)) {
+			return BucketAnswer{}, fmt.Errorf("%w: the meta group: %w; last: %w", kv.ErrUnavailable, context.Cause(ctx), last)
+		}
+		pause = min(2*pause, lastBackoff)
+	}
+}
+
+// askMeta asks once. An error that wraps kv.ErrUnavailable may be tried again:
+// nothing was done.
+func (c *Coordinator) askMeta(ctx context.Context, r BucketRequest, request []byte) (a BucketAnswer, redirected bool, err error) {
+	t, err := c.table(ctx)
+	if err != nil {
+		return a, false, err
+	}
+	if r.Op != BucketCreate { // a create is sent once and waited for: see batch.exchange
+		var done context.CancelFunc
+		ctx, done = context.WithTimeout(ctx, c.cfg.AttemptTimeout)
+		defer done()
+	}
+	node := t.leader(sharding.Meta)
+	b, err := c.send(ctx, node, MethodBuckets, request)
+	if err == nil {
+		a, err = DecodeBucketAnswer(b)
+	}
+	if err != nil {
+		t.suspect(sharding.Meta, node)
+		lost := kv.ErrUnavailable
+		if r.Op == BucketCreate {
+			lost = kv.ErrUnknown
+		}
+		return a, false, noAnswer(fmt.Errorf("node %s: %w", node, err), lost)
+	}
+	switch a.Status {
+	case StatusServed:
+		t.setLeader(sharding.Meta, node)
+		return a, false, nil
+	case StatusNotLeader:
+		if a.Leader == "" || a.Leader == node {
+			t.suspect(sharding.Meta, node)
+		} else {
+			t.setLeader(sharding.Meta, a.Leader)
+			redirected = true
+		}
+		return a, redirected, fmt.Errorf("%w: node %s does not lead the meta group", kv.ErrUnavailable, node)
+	default:
+		return a, false, a.Code.Err(a.Detail)
+	}
+}

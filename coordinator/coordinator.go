@@ -1,0 +1,161 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
+)
+
+// Config says what a coordinator works with. Zero values are the documented
+// defaults.
+type Config struct {
+	// Self is the node this coordinator runs on; empty in a client. A node
+	// reads its own replicas.
+	Self sharding.NodeID
+	// Serve answers a request for this node itself; required with Self.
+	Serve func(ctx context.Context, request []byte) ([]byte, error)
+	// Call sends a request to a node. Its errors are package transport's.
+	Call func(ctx context.Context, node sharding.NodeID, method byte, request []byte) ([]byte, error)
+	// FetchMap returns a map newer than epoch, or nil if there is none yet.
+	FetchMap func(ctx context.Context, epoch uint64) (*sharding.Map, error)
+	// Limits bound each call.
+	Limits kv.Limits
+	// AttemptTimeout is how long a read waits for one node before it asks
+	// another replica; default 2 s, twice an election time-out.
+	AttemptTimeout time.Duration
+}
+
+// Coordinator carries batches to the shards of one cluster. It is safe for
+// concurrent use and owns no goroutine between calls.
+type Coordinator struct {
+	cfg    Config
+	routes routes
+}
+
+// New returns a coordinator. It has no map until UseMap or the first call.
+func New(cfg Config) (*Coordinator, error) {
+	cfg.Limits = cfg.Limits.WithDefaults()
+	if err := cfg.Limits.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.AttemptTimeout == 0 {
+		cfg.AttemptTimeout = 2 * time.Second
+	}
+	return &Coordinator{cfg: cfg}, nil
+}
+
+// UseMap replaces the map if m is newer.
+func (c *Coordinator) UseMap(m *sharding.Map) { c.routes.use(m) }
+
+// Map returns the newest map known; nil if there is none yet.
+func (c *Coordinator) Map() *sharding.Map { return c.routes.load().m() }
+
+// Leader returns the node thought to lead a shard; "" without a map.
+func (c *Coordinator) Leader(s sharding.Shard) sharding.NodeID {
+	if t := c.routes.load(); t != nil {
+		return t.leader(s)
+	}
+	return ""
+}
+
+// GetMany returns for each key its pair, or nil if it has no value: in the
+// caller's order, duplicates answered in each position. It fails as a whole.
+// The values of one answer share memory.
+func (c *Coordinator) GetMany(ctx context.Context, bucket uint64, keys []string) ([]*kv.Pair, error) {
+	pairs := make([]kv.Pair, len(keys)) // one allocation for all pairs
+	out := make([]*kv.Pair, len(keys))
+	err := c.read(ctx, OpGet, bucket, keys, func(i int, value []byte) {
+		pairs[i] = kv.Pair{Key: keys[i], Value: value}
+		out[i] = &pairs[i]
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Exists says of each key whether it has a value.
+func (c *Coordinator) Exists(ctx context.Context, bucket uint64, keys []string) ([]bool, error) {
+	out := make([]bool, len(keys))
+	if err := c.read(ctx, OpExists, bucket, keys, func(i int, _ []byte) { out[i] = true }); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// SetMany sets all pairs; the last occurrence of a key wins. An error is a
+// *kv.BatchError unless the call was refused before anything was sent.
+func (c *Coordinator) SetMany(ctx context.Context, bucket uint64, pairs []kv.Pair) error {
+	if err := c.cfg.Limits.CheckPairs(pairs); err != nil {
+		return err
+	}
+	b := &batch{c: c, op: OpSet, bucket: bucket, size: len(pairs), pairs: pairs}
+	return b.write(ctx)
+}
+
+// DeleteMany deletes all keys and skips missing ones. Errors as SetMany's.
+func (c *Coordinator) DeleteMany(ctx context.Context, bucket uint64, keys []string) error {
+	if err := c.cfg.Limits.CheckKeys(keys); err != nil {
+		return err
+	}
+	b := &batch{c: c, op: OpDelete, bucket: bucket, size: len(keys), keys: keys}
+	return b.write(ctx)
+}
+
+func (c *Coordinator) read(ctx context.Context, op Op, bucket uint64, keys []string, found func(i int, value []byte)) error {
+	if err := c.cfg.Limits.CheckKeys(keys); err != nil {
+		return err
+	}
+	b := &batch{c: c, op: op, bucket: bucket, size: len(keys), keys: keys, found: found}
+	b.run(ctx)
+	switch {
+	case b.failed != nil:
+		return b.failed
+	case len(b.pending) > 0:
+		return b.unavailable(ctx)
+	}
+	return nil
+}
+
+// send carries a request to a node, or to this one: local or remote is this if.
+func (c *Coordinator) send(ctx context.Context, node sharding.NodeID, method byte, request []byte) ([]byte, error) {
+	if node == c.cfg.Self && method == MethodParts {
+		return c.cfg.Serve(ctx, request)
+	}
+	return c.cfg.Call(ctx, node, method, request)
+}
+
+// table returns the routes, fetching a first map if there is none.
+func (c *Coordinator) table(ctx context.Context) (*table, error) {
+	if t := c.routes.load(); t != nil {
+		return t, nil
+	}
+	m, err := c.cfg.FetchMap(ctx, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%w: no map of the cluster yet: %w", kv.ErrUnavailable, err)
+	}
+	if m == nil {
+		return nil, fmt.Errorf("%w: the cluster is not formed yet", kv.ErrUnavailable)
+	}
+	return c.routes.use(m), nil
+}
+
+// refreshTimeout bounds a refresh, which is only a hope.
+const refreshTimeout = time.Second
+
+// refresh looks for a newer map. Failure is no news: the caller goes on with
+// the map it has.
+func (c *Coordinator) refresh(ctx context.Context) {
+	var epoch uint64
+	if m := c.Map(); m != nil {
+		epoch = m.Epoch
+	}
+	ctx, done := context.WithTimeout(ctx, refreshTimeout)
+	defer done()
+	if m, err := c.cfg.FetchMap(ctx, epoch); err == nil && m != nil {
+		c.UseMap(m)
+	}
+}

@@ -1,0 +1,65 @@
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/transport"
+)
+
+// sentOutcome says what is known of a write whose request got no answer.
+func sentOutcome(err error) kv.Outcome {
+	var remote *transport.RemoteError
+	switch {
+	case errors.Is(err, transport.ErrNotSent):
+		return kv.OutcomeNotApplied
+	case errors.As(err, &remote) && remote.Code != transport.CodeFailed:
+		return kv.OutcomeNotApplied // the handler was not run
+	default:
+		return kv.OutcomeUnknown
+	}
+}
+
+// noAnswer names the reaction to a request that got no answer. lost is the
+// class when it may have been run.
+func noAnswer(err, lost error) error {
+	var remote *transport.RemoteError
+	class := lost
+	switch {
+	case errors.As(err, &remote) && remote.Code == transport.CodeDenied:
+		class = kv.ErrAccessDenied
+	case errors.As(err, &remote) && remote.Code == transport.CodeRefused:
+		class = kv.ErrBusy
+	case errors.Is(err, transport.ErrNotSent):
+		class = kv.ErrUnavailable
+	}
+	return fmt.Errorf("%w: %w", class, err)
+}
+
+// outcomes returns the outcomes a failed write carries; nil if it has none.
+func outcomes(err error) []kv.Outcome {
+	var batch *kv.BatchError
+	if errors.As(err, &batch) {
+		return batch.Outcomes
+	}
+	return nil
+}
+
+// cause returns the cause of a failed batch without its counts, which the
+// other side makes again.
+func cause(err error) error {
+	var batch *kv.BatchError
+	if errors.As(err, &batch) {
+		return batch.Err
+	}
+	return err
+}
+
+func allOutcomes(n int, o kv.Outcome) []kv.Outcome {
+	out := make([]kv.Outcome, n)
+	for i := range out {
+		out[i] = o
+	}
+	return out
+}

@@ -1,0 +1,75 @@
+package coordinator
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/manykv/manykv/sharding"
+)
+
+// routes holds the newest map with what was learned about leaders. Readers
+// take no lock.
+type routes struct{ current atomic.Pointer[table] }
+
+// table is one map and, for each of its shards, which replica is thought to
+// lead: an index into the group's replicas.
+type table struct {
+	byEpoch *sharding.Map
+	leaders []atomic.Int32 // by shard, 0 = the meta group
+}
+
+func (t *table) m() *sharding.Map {
+	if t == nil {
+		return nil
+	}
+	return t.byEpoch
+}
+
+func (r *routes) load() *table { return r.current.Load() }
+
+// use replaces the table if m is newer and returns the table in force. Leaders
+// known for a shard are carried over by name.
+func (r *routes) use(m *sharding.Map) *table {
+	for {
+		old := r.current.Load()
+		if old != nil && old.byEpoch.Epoch >= m.Epoch {
+			return old
+		}
+		next := &table{byEpoch: m, leaders: make([]atomic.Int32, len(m.Groups)+1)}
+		if old != nil {
+			for s := range min(len(old.leaders), len(next.leaders)) {
+				next.setLeader(sharding.Shard(s), old.leader(sharding.Shard(s)))
+			}
+		}
+		if r.current.CompareAndSwap(old, next) {
+			return next
+		}
+	}
+}
+
+// leader returns the node to ask for what only the leader may do.
+func (t *table) leader(s sharding.Shard) sharding.NodeID {
+	g := t.byEpoch.Group(s)
+	return g.Replicas[int(t.leaders[s].Load())%len(g.Replicas)]
+}
+
+// setLeader notes who leads; a node without a replica is ignored.
+func (t *table) setLeader(s sharding.Shard, id sharding.NodeID) {
+	if i := slices.Index(t.byEpoch.Group(s).Replicas, id); i >= 0 {
+		t.leaders[s].Store(int32(i))
+	}
+}
+
+// suspect moves on to the next replica, if id is still thought to lead.
+func (t *table) suspect(s sharding.Shard, id sharding.NodeID) {
+	g := t.byEpoch.Group(s)
+	i := slices.Index(g.Replicas, id)
+	if i >= 0 {
+		t.leaders[s].CompareAndSwap(int32(i), int32((i+1)%len(g.Replicas)))
+	}
+}
+
+// holds says whether a node has a replica of a shard.
+func (t *table) holds(s sharding.Shard, id sharding.NodeID) bool {
+	return slices.Contains(t.byEpoch.Group(s).Replicas, id)
+}

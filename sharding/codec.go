@@ -1,0 +1,115 @@
+package sharding
+
+import (
+	"encoding/binary"
+
+	"github.com/manykv/manykv/kv"
+)
+
+// mapVersion is the version of the map's format.
+const mapVersion = 1
+
+// A map is
+//
+//	version u8 = 1 · cluster u64 · epoch u64 · nodes · meta group · groups
+//	node:  id string · storage u64 · addr string
+//	group: shard u32 · generation u64 · first slot u16 · last slot u16 · replicas (indexes into nodes, varints)
+//
+// where lists are a varint count and the items.
+
+// Append appends the map's encoding.
+func (m *Map) Append(dst []byte) []byte {
+	dst = append(dst, mapVersion)
+	dst = binary.BigEndian.AppendUint64(dst, m.Cluster)
+	dst = binary.BigEndian.AppendUint64(dst, m.Epoch)
+	dst = AppendNodes(dst, m.Nodes)
+	dst = m.appendGroup(dst, &m.Meta)
+	dst = binary.AppendUvarint(dst, uint64(len(m.Groups)))
+	for i := range m.Groups {
+		dst = m.appendGroup(dst, &m.Groups[i])
+	}
+	return dst
+}
+
+// AppendNodes appends a list of nodes.
+func AppendNodes(dst []byte, nodes []Node) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(nodes)))
+	for _, n := range nodes {
+		dst = kv.AppendString(dst, string(n.ID))
+		dst = binary.BigEndian.AppendUint64(dst, n.Storage)
+		dst = kv.AppendString(dst, n.Addr)
+	}
+	return dst
+}
+
+// DecodeNodes reads a list of nodes.
+func DecodeNodes(d *kv.Decoder) []Node {
+	nodes := make([]Node, countUpTo(d, MaxNodes, 10, "nodes"))
+	for i := range nodes {
+		nodes[i] = Node{ID: NodeID(d.String()), Storage: d.U64(), Addr: d.String()}
+	}
+	return nodes
+}
+
+func (m *Map) appendGroup(dst []byte, g *Group) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(g.Shard))
+	dst = binary.BigEndian.AppendUint64(dst, g.Generation)
+	dst = binary.BigEndian.AppendUint16(dst, g.Range.First)
+	dst = binary.BigEndian.AppendUint16(dst, g.Range.Last)
+	dst = binary.AppendUvarint(dst, uint64(len(g.Replicas)))
+	for _, id := range g.Replicas {
+		for i := range m.Nodes {
+			if m.Nodes[i].ID == id {
+				dst = binary.AppendUvarint(dst, uint64(i))
+			}
+		}
+	}
+	return dst
+}
+
+// DecodeMap reads a map and validates it.
+func DecodeMap(b []byte) (*Map, error) {
+	d := kv.NewDecoder(b)
+	if v := d.U8(); v != mapVersion {
+		d.Fail("map version %d, want %d", v, mapVersion)
+	}
+	m := &Map{Cluster: d.U64(), Epoch: d.U64()}
+	m.Nodes = DecodeNodes(d)
+	m.Meta = decodeGroup(d, m.Nodes)
+	m.Groups = make([]Group, countUpTo(d, MaxShards, 17, "shards"))
+	for i := range m.Groups {
+		m.Groups[i] = decodeGroup(d, m.Nodes)
+	}
+	if err := d.Finish(); err != nil {
+		return nil, err
+	}
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// countUpTo reads the number of items that follow, at most most of them and
+// each of at least itemBytes bytes.
+func countUpTo(d *kv.Decoder, most, itemBytes int, what string) int {
+	n := d.Count(itemBytes)
+	if n > most {
+		d.Fail("%d %s, at most %d are allowed", n, what, most)
+		return 0
+	}
+	return n
+}
+
+func decodeGroup(d *kv.Decoder, nodes []Node) Group {
+	g := Group{Shard: Shard(d.U32()), Generation: d.U64(), Range: Range{First: d.U16(), Last: d.U16()}}
+	g.Replicas = make([]NodeID, countUpTo(d, len(nodes), 1, "replicas"))
+	for i := range g.Replicas {
+		at := d.Uvarint()
+		if at >= uint64(len(nodes)) {
+			d.Fail("a replica on node %d of %d", at, len(nodes))
+			return g
+		}
+		g.Replicas[i] = nodes[at].ID
+	}
+	return g
+}
