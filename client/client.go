@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/manykv/manykv/coordinator"
@@ -40,7 +41,13 @@ type Client struct {
 	trans *transport.Transport
 	coord *coordinator.Coordinator // also with Through: it knows the map
 	store store
+
+	via atomic.Uint32 // of Through: the place in Addrs of the node that answered last
 }
+
+// connectWait is how long a request waits for a connection to one node before it
+// is taken elsewhere.
+const connectWait = 500 * time.Millisecond
 
 // Open connects to a cluster: it returns when a node has answered with the
 // cluster's map, or with the error of the last node asked when ctx (or
@@ -53,8 +60,8 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	c := &Client{cfg: cfg}
 	c.trans, err = transport.Open(transport.Config{
 		CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile,
-		Resolve: c.resolve,
-		Logger:  cfg.Logger,
+		Resolve: c.resolve, ConnectWait: connectWait,
+		Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open client: %w", err)
@@ -166,21 +173,40 @@ func (c *Client) call(ctx context.Context, node sharding.NodeID, method byte, re
 	return c.trans.Call(ctx, string(node), method, request)
 }
 
-// callThrough asks the nodes of Addrs one after the other until one took the
-// request.
-func (c *Client) callThrough(ctx context.Context, method byte, request []byte) ([]byte, error) {
-	var answer []byte
-	var err error
-	for i, addr := range c.cfg.Addrs {
-		attempt, done := ctx, context.CancelFunc(func() {})
-		if i < len(c.cfg.Addrs)-1 {
-			attempt, done = context.WithTimeout(ctx, c.cfg.Timeout/time.Duration(len(c.cfg.Addrs)))
-		}
-		answer, _, err = c.trans.CallAddr(attempt, addr, method, request)
-		done()
-		if !errors.Is(err, transport.ErrNotSent) {
+// askTimeout is how long a node may take to take a request through, or to hand
+// out its map, before another is asked: twice an election time-out, as a
+// coordinator waits.
+const askTimeout = 2 * time.Second
+
+// callThrough asks the nodes of Addrs one after the other, beginning with the
+// one that answered last, until one took the request. The last of them is waited
+// for as long as ctx allows.
+func (c *Client) callThrough(ctx context.Context, method byte, request []byte) (answer []byte, err error) {
+	nodes := uint32(len(c.cfg.Addrs))
+	first := c.via.Load() % nodes
+	for i := range nodes {
+		at := (first + i) % nodes
+		call := func(ctx context.Context) ([]byte, error) {
+			answer, _, err := c.trans.CallAddr(ctx, c.cfg.Addrs[at], method, request)
 			return answer, err
 		}
+		if i == nodes-1 {
+			answer, err = call(ctx)
+		} else {
+			answer, err = coordinator.CallReachable(ctx, askTimeout, call, func(ctx context.Context) error {
+				_, err := c.askMap(ctx, c.cfg.Addrs[at], c.coord.Map().Epoch)
+				return err
+			})
+		}
+		switch {
+		case errors.Is(err, transport.ErrNotSent):
+			continue
+		case errors.Is(err, transport.ErrLost):
+			c.via.CompareAndSwap(first, (at+1)%nodes) // it may hang: the next call begins elsewhere
+		default:
+			c.via.CompareAndSwap(first, at)
+		}
+		return answer, err
 	}
 	return nil, err
 }
@@ -209,7 +235,8 @@ func (c *Client) firstMap(ctx context.Context) error {
 }
 
 // fetchMap asks the configured addresses, and the nodes of the map there is, all
-// at once and takes the first newer map. The error is that of the last to fail.
+// at once and takes the first newer map. The error is that of the last to fail,
+// but a refused certificate before any other.
 func (c *Client) fetchMap(ctx context.Context, epoch uint64) (*sharding.Map, error) {
 	ctx, done := context.WithCancel(ctx)
 	defer done()
@@ -225,20 +252,28 @@ func (c *Client) fetchMap(ctx context.Context, epoch uint64) (*sharding.Map, err
 			answers <- answer{m, err}
 		}()
 	}
+	var m *sharding.Map
 	var err error
 	for range addrs {
 		a := <-answers
-		if a.m != nil {
-			return a.m, nil
-		}
-		if a.err != nil {
+		switch {
+		case m != nil: // the others were cancelled
+		case a.m != nil:
+			m = a.m
+			done()
+		case a.err != nil && !errors.Is(err, transport.ErrIdentity):
 			err = a.err
 		}
+	}
+	if m != nil {
+		return m, nil
 	}
 	return nil, err
 }
 
 func (c *Client) askMap(ctx context.Context, addr string, epoch uint64) (*sharding.Map, error) {
+	ctx, done := context.WithTimeout(ctx, askTimeout)
+	defer done()
 	b, _, err := c.trans.CallAddr(ctx, addr, coordinator.MethodMap, binary.BigEndian.AppendUint64(nil, epoch))
 	if err != nil {
 		return nil, fmt.Errorf("node at %s: %w", addr, err)

@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -63,6 +64,11 @@ func LoadConfig(path string) (Config, error) {
 func (c Config) withDefaults() (Config, error) {
 	if len(c.Addrs) == 0 {
 		return c, fmt.Errorf("%w configuration: no addresses; want host:port of at least one node", kv.ErrInvalid)
+	}
+	for _, addr := range c.Addrs {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return c, fmt.Errorf("%w configuration: address %q: %w; want host:port", kv.ErrInvalid, addr, err)
+		}
 	}
 	for _, f := range []struct{ name, file string }{{"CA", c.CAFile}, {"certificate", c.CertFile}, {"key", c.KeyFile}} {
 		if f.file == "" {

@@ -174,28 +174,44 @@ func keysOf(pairs []kv.Pair) []string {
 	return keys
 }
 
-func TestBatchOnThreeNodes(t *testing.T) {
-	c := startCluster(t, 3)
-	cl := c.client(c.clientConfig())
-	b := bucket(t, cl, "files")
-	pairs := somePairs(1000, "first")
-	must(t, b.SetMany(t.Context(), pairs))
-	for i := range c.cfgs {
-		cfg := c.clientConfig(i)
-		cfg.Through = true
-		through, err := c.client(cfg).Bucket(t.Context(), "files")
-		must(t, err)
-		got, err := through.GetMany(t.Context(), append(keysOf(pairs), "missing", pairs[0].Key))
-		must(t, err)
-		for j, p := range got {
-			switch {
-			case j == len(pairs):
-				if p != nil {
-					t.Errorf("through n%d: a missing key has value %q", i+1, p.Value)
-				}
-			case p == nil || string(p.Value) != string(pairs[j%len(pairs)%1001].Value) && j < len(pairs):
-				t.Fatalf("through n%d: position %d is %v", i+1, j, p)
-			}
+// through opens a bucket through one node, which coordinates.
+func (c *testCluster) through(i int, name string) *client.Bucket {
+	c.t.Helper()
+	cfg := c.clientConfig(i)
+	cfg.Through = true
+	b, err := c.client(cfg).Bucket(c.t.Context(), name)
+	must(c.t, err)
+	return b
+}
+
+// expect reads the keys of pairs and wants exactly their values.
+func expect(t *testing.T, who string, b *client.Bucket, pairs []kv.Pair) {
+	t.Helper()
+	got, err := b.GetMany(t.Context(), keysOf(pairs))
+	must(t, err)
+	for i, p := range got {
+		if p == nil || p.Key != pairs[i].Key || string(p.Value) != string(pairs[i].Value) {
+			t.Fatalf("%s: position %d is %v, want %s = %q", who, i, p, pairs[i].Key, pairs[i].Value)
+		}
+	}
+}
+
+// eventually waits until ok, which says what is missing otherwise.
+func eventually(t *testing.T, within time.Duration, ok func() string) {
+	t.Helper()
+	deadline := time.NewTimer(within)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		missing := ok()
+		if missing == "" {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("after %v: %s", within, missing)
 		}
 	}
 }

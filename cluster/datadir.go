@@ -52,7 +52,13 @@ type dataDir struct {
 const (
 	lockFile     = "LOCK"
 	identityFile = "identity.json"
+	journalDir   = "journal" // made by package raftlog
+	votesFile    = "votes.db"
+	storeDir     = "store"
 )
+
+// storeFiles are there from a node's first start on.
+var storeFiles = []string{journalDir, votesFile, storeDir}
 
 // openDataDir locks the directory and reads, or makes, its identity.
 func openDataDir(path string, node sharding.NodeID) (*dataDir, error) {
@@ -92,6 +98,13 @@ func (d *dataDir) load(node sharding.NodeID) error {
 	if d.id, err = decodeIdentity(b); err != nil {
 		return fmt.Errorf("identity of the data directory, %s: %w", d.sub(identityFile), err)
 	}
+	if d.id.Founded {
+		for _, name := range storeFiles {
+			if _, err := os.Stat(d.sub(name)); err != nil {
+				return fmt.Errorf("data directory %s has lost %s: it was damaged; restore it whole, or start with an empty one as a new node", d.path, name)
+			}
+		}
+	}
 	if d.id.Node != node {
 		return fmt.Errorf("data directory %s belongs to node %q, this is node %q", d.path, d.id.Node, node)
 	}
@@ -99,7 +112,7 @@ func (d *dataDir) load(node sharding.NodeID) error {
 }
 
 func (d *dataDir) create(node sharding.NodeID) error {
-	for _, name := range []string{"journal", "votes.db", "store"} {
+	for _, name := range storeFiles {
 		if _, err := os.Stat(d.sub(name)); err == nil {
 			return fmt.Errorf("data directory %s has %s but no %s: it was damaged; restore it whole, or start with an empty one as a new node", d.path, name, identityFile)
 		}

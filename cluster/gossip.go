@@ -39,6 +39,8 @@ const (
 	reclaimAfter = 5 * time.Second
 	// rejoinEvery is how often a node looks for members it has lost.
 	rejoinEvery = 2 * time.Second
+	// streamTimeout bounds a gossip stream; a peer that is there answers at once.
+	streamTimeout = 2 * time.Second
 	// leaveTimeout bounds the farewell.
 	leaveTimeout = 500 * time.Millisecond
 )
@@ -58,6 +60,7 @@ func openGossip(n *Node, key []byte) (*gossip, error) {
 	cfg.Label = n.trans.Self().Cluster
 	cfg.EnableCompression = false
 	cfg.UDPBufferSize = gossipPacket
+	cfg.TCPTimeout = streamTimeout
 	cfg.DeadNodeReclaimTime = reclaimAfter
 	cfg.Delegate = g
 	cfg.Events = g
@@ -73,6 +76,7 @@ func openGossip(n *Node, key []byte) (*gossip, error) {
 // close says farewell and stops.
 func (g *gossip) close() error {
 	close(g.stop)
+	g.net.endDials()
 	g.all.Wait()
 	if err := g.list.Leave(leaveTimeout); err != nil {
 		g.n.cfg.Logger.Debug("gossip: left without farewell", "error", err)

@@ -19,8 +19,10 @@ type gossipNet struct {
 	host, port string
 	packets    chan *memberlist.Packet
 	streams    chan net.Conn
-	stop       chan struct{}
-	once       sync.Once
+	ctx        context.Context // of the pump
+	stop       context.CancelFunc
+	dialing    context.Context // ends before: nobody waits for a dial when the node leaves
+	endDials   context.CancelFunc
 	all        sync.WaitGroup
 }
 
@@ -29,8 +31,10 @@ var _ memberlist.NodeAwareTransport = (*gossipNet)(nil)
 func newGossipNet(trans *transport.Transport, host, port string) *gossipNet {
 	g := &gossipNet{
 		trans: trans, host: host, port: port,
-		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), stop: make(chan struct{}),
+		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
 	}
+	g.ctx, g.stop = context.WithCancel(context.Background())
+	g.dialing, g.endDials = context.WithCancel(g.ctx)
 	g.all.Go(g.pump)
 	return g
 }
@@ -42,17 +46,17 @@ func (g *gossipNet) pump() {
 		case p := <-g.trans.Packets():
 			select {
 			case g.packets <- &memberlist.Packet{Buf: p.Data, From: p.From, Timestamp: p.At}:
-			case <-g.stop:
+			case <-g.ctx.Done():
 				return
 			}
 		case c := <-g.trans.Streams():
 			select {
 			case g.streams <- c:
-			case <-g.stop:
+			case <-g.ctx.Done():
 				c.Close()
 				return
 			}
-		case <-g.stop:
+		case <-g.ctx.Done():
 			return
 		}
 	}
@@ -78,7 +82,7 @@ func (g *gossipNet) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 func (g *gossipNet) PacketCh() <-chan *memberlist.Packet { return g.packets }
 
 func (g *gossipNet) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
-	ctx, done := context.WithTimeout(context.Background(), timeout)
+	ctx, done := context.WithTimeout(g.dialing, timeout)
 	defer done()
 	return g.trans.DialStream(ctx, addr)
 }
@@ -91,7 +95,7 @@ func (g *gossipNet) StreamCh() <-chan net.Conn { return g.streams }
 
 // Shutdown stops the pump; the transport is the node's to close.
 func (g *gossipNet) Shutdown() error {
-	g.once.Do(func() { close(g.stop) })
+	g.stop()
 	g.all.Wait()
 	return nil
 }

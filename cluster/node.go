@@ -46,12 +46,15 @@ type Node struct {
 	founded  atomic.Pointer[founding]                    // the cluster this node is of; nil until then
 	promise  atomic.Pointer[founding]                    // what it agreed to found; nil if nothing
 	stopping atomic.Bool
+	broken   atomic.Bool // a write failed: see failDisk
 
 	promising sync.Mutex    // one promise at a time; guards dir.id
 	newMap    chan struct{} // 1 slot: the map may be newer than what the control goroutine has seen
 	behind    chan struct{} // 1 slot: somebody knows of a newer map
 
 	led map[sharding.Shard]spreadState // only the control goroutine
+
+	opened chan struct{} // closed when open has set all of the above: nothing is served before
 
 	ctx     context.Context // ends when the node stops; the cause says why
 	stop    context.CancelCauseFunc
@@ -69,13 +72,14 @@ func Open(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
-	n := &Node{cfg: cfg, newMap: make(chan struct{}, 1), behind: make(chan struct{}, 1), led: make(map[sharding.Shard]spreadState)}
+	n := &Node{cfg: cfg, newMap: make(chan struct{}, 1), behind: make(chan struct{}, 1), led: make(map[sharding.Shard]spreadState), opened: make(chan struct{})}
 	n.ctx, n.stop = context.WithCancelCause(context.Background())
 	n.replicas.Store(&map[sharding.Shard]*replica{})
 	if err := n.open(); err != nil {
 		n.stop(err)
 		return nil, fmt.Errorf("open node: %w", errors.Join(err, n.closeAll()))
 	}
+	close(n.opened)
 	n.control.Go(n.run)
 	return n, nil
 }
@@ -126,16 +130,16 @@ func certIdentity(certFile, keyFile string) (transport.Identity, error) {
 
 func (n *Node) openStores() (err error) {
 	n.logs, err = raftlog.Open(raftlog.Config{
-		Dir: n.dir.path, Store: n.cfg.LogStore, Fatal: n.fail, Logger: n.cfg.Logger,
+		Dir: n.dir.path, Store: n.cfg.LogStore, Fatal: n.failDisk, Logger: n.cfg.Logger,
 	})
 	if err != nil {
 		return err
 	}
-	n.votes, err = raftlog.OpenVotes(raftlog.VotesConfig{Path: n.dir.sub("votes.db"), Fatal: n.fail})
+	n.votes, err = raftlog.OpenVotes(raftlog.VotesConfig{Path: n.dir.sub(votesFile), Fatal: n.failDisk})
 	if err != nil {
 		return err
 	}
-	n.store, err = fsm.Open(fsm.Config{Dir: n.dir.sub("store"), Fatal: n.fail, Logger: n.cfg.Logger})
+	n.store, err = fsm.Open(fsm.Config{Dir: n.dir.sub(storeDir), Fatal: n.failDisk, Logger: n.cfg.Logger})
 	if err != nil {
 		return err
 	}
@@ -163,7 +167,7 @@ func (n *Node) openNetwork() (err error) {
 		Listen: n.cfg.Listen,
 		CAFile: n.cfg.CAFile, CertFile: n.cfg.CertFile, KeyFile: n.cfg.KeyFile,
 		Accept: true, Handle: n.handle, Receive: n.net.Receive, Resolve: n.resolve,
-		GossipKey: key, ResetKey: n.dir.id.ResetKey, Logger: n.cfg.Logger,
+		ConnectWait: connectWait, GossipKey: key, ResetKey: n.dir.id.ResetKey, Logger: n.cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -174,6 +178,10 @@ func (n *Node) openNetwork() (err error) {
 	n.gossip, err = openGossip(n, key)
 	return err
 }
+
+// connectWait is how long a request waits for a connection to one node before it
+// is taken elsewhere.
+const connectWait = 500 * time.Millisecond
 
 // advertised returns the address others shall use; a listen port of 0 is
 // replaced by the one the system chose.
@@ -219,8 +227,15 @@ func (n *Node) Err() error {
 	return nil
 }
 
-// fail stops the node for good, loudly: after a failed write or sync nothing it
-// says can be trusted. The owner sees Done and must end the process.
+// failDisk stops the node after a failed or stalled write: nothing it says can
+// be trusted any more, and nothing more may be written. The owner sees Done and
+// must end the process.
+func (n *Node) failDisk(err error) {
+	n.broken.Store(true)
+	n.fail(err)
+}
+
+// fail stops the node for good, loudly.
 func (n *Node) fail(err error) {
 	n.cfg.Logger.Error("the node stops", "node", n.name, "error", err)
 	n.stop(err)
@@ -292,8 +307,8 @@ func (n *Node) closeAll() error {
 	if n.net != nil {
 		errs = append(errs, n.net.Close())
 	}
-	if n.store != nil && n.Err() == nil {
-		errs = append(errs, n.store.Close()) // after a failed sync it must not try another
+	if n.store != nil && !n.broken.Load() {
+		errs = append(errs, n.store.Close()) // it flushes: not after a failed sync
 	}
 	if n.votes != nil {
 		errs = append(errs, n.votes.Close())

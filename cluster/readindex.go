@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 )
@@ -39,10 +37,25 @@ var (
 	errUnconfirmed = errors.New("no majority confirmed the leader")
 )
 
+// standing is how a replica sees itself at one moment.
+type standing struct {
+	leading  bool
+	term     uint64
+	leadTerm uint64 // the term of the newest leader's entry that was applied
+	commit   uint64
+}
+
+// subject is what the confirmer needs of a *replica.
+type subject interface {
+	number() sharding.Shard
+	standing() standing
+	voters() []sharding.NodeID
+}
+
 // confirmation is a read index in the making, shared by the reads of one shard
 // that arrived before the first message for it was made.
 type confirmation struct {
-	r    *replica
+	r    subject
 	done chan struct{}
 
 	// Below: guarded by confirmer.mu until done is closed.
@@ -83,7 +96,7 @@ type confirmer struct {
 	all  sync.WaitGroup
 
 	mu    sync.Mutex
-	open  map[*replica]*confirmation // not sealed yet
+	open  map[subject]*confirmation // not sealed yet
 	peers map[sharding.NodeID]*peer
 }
 
@@ -98,7 +111,7 @@ func newConfirmer(self sharding.NodeID, call func(context.Context, sharding.Node
 	ctx, stop := context.WithCancel(context.Background())
 	return &confirmer{
 		self: self, call: call, ctx: ctx, stop: stop,
-		open:  make(map[*replica]*confirmation),
+		open:  make(map[subject]*confirmation),
 		peers: make(map[sharding.NodeID]*peer),
 	}
 }
@@ -117,14 +130,14 @@ func (c *confirmer) close() {
 }
 
 // begin joins or starts a confirmation for a read that has just arrived.
-func (c *confirmer) begin(r *replica) *confirmation {
+func (c *confirmer) begin(r subject) *confirmation {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if k := c.open[r]; k != nil {
 		return k
 	}
 	k := &confirmation{r: r, done: make(chan struct{})}
-	if !r.leads() || c.ctx.Err() != nil {
+	if !r.standing().leading || c.ctx.Err() != nil {
 		c.end(k, errNotLeader)
 		return k
 	}
@@ -169,25 +182,15 @@ func (c *confirmer) peer(id sharding.NodeID) *peer {
 func (c *confirmer) seal(k *confirmation) bool {
 	k.sealed = true
 	delete(c.open, k.r)
-	group := k.r.raft.Load()
-	if group == nil {
-		c.end(k, errNotLeader)
-		return false
-	}
-	k.term = group.CurrentTerm()
+	at := k.r.standing()
 	switch {
-	case group.State() != raft.Leader:
+	case !at.leading:
 		c.end(k, errNotLeader)
-	case k.r.machine.Position().LeadTerm != k.term:
+	case at.leadTerm != at.term:
 		c.end(k, errNotReady)
 	default:
-		k.index = group.CommitIndex()
-		// The state may have changed between the getters; the term cannot have
-		// gone back, so equal at both ends means equal in between.
-		if group.State() == raft.Leader && group.CurrentTerm() == k.term {
-			return true
-		}
-		c.end(k, errNotLeader)
+		k.term, k.index = at.term, at.commit
+		return true
 	}
 	return false
 }
@@ -234,7 +237,7 @@ func (c *confirmer) take(p *peer) (asked []*confirmation, asks []ask) {
 			continue
 		}
 		asked = append(asked, k)
-		if a := (ask{k.r.shard, k.term}); !seen[a] {
+		if a := (ask{k.r.number(), k.term}); !seen[a] {
 			seen[a] = true
 			asks = append(asks, a)
 		}
@@ -253,7 +256,7 @@ func (c *confirmer) settle(asked []*confirmation, asks []ask, answers []bool, er
 	defer c.mu.Unlock()
 	for _, k := range asked {
 		k.left--
-		if yes[ask{k.r.shard, k.term}] {
+		if yes[ask{k.r.number(), k.term}] {
 			k.need--
 		}
 		switch {

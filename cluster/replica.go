@@ -89,6 +89,9 @@ func (r *replica) open() error {
 	cfg.NoLegacyTelemetry = true
 	cfg.Logger = raftLogger(r.logger)
 
+	if err := r.checkLog(); err != nil {
+		return err
+	}
 	snapshots, trans := noSnapshots{}, r.net.Group(uint32(r.shard))
 	has, err := raft.HasExistingState(r.logs, r.votes, snapshots)
 	if err == nil && !has {
@@ -106,6 +109,19 @@ func (r *replica) open() error {
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	r.leading.Go(func() { r.lead(ctx, group) })
+	return nil
+}
+
+// checkLog refuses a log that ends before what the state machine has applied:
+// it lost entries, and a voter without them could let others be overwritten.
+func (r *replica) checkLog() error {
+	last, err := r.logs.LastIndex()
+	if err != nil {
+		return fmt.Errorf("shard %d: %w", r.shard, err)
+	}
+	if applied := r.machine.Position().Index; last < applied {
+		return fmt.Errorf("shard %d: the log ends at entry %d, but the store has applied %d: the log lost entries; this node must not go on with it", r.shard, last, applied)
+	}
 	return nil
 }
 
@@ -176,6 +192,22 @@ func (r *replica) announced(group *raft.Raft) bool {
 func (r *replica) leads() bool {
 	group := r.raft.Load()
 	return group != nil && group.State() == raft.Leader
+}
+
+func (r *replica) number() sharding.Shard { return r.shard }
+
+// standing reads raft's getters so that they belong together: a term never goes
+// back, so leading in the same term before and after means leading in between.
+func (r *replica) standing() standing {
+	group := r.raft.Load()
+	if group == nil {
+		return standing{}
+	}
+	s := standing{term: group.CurrentTerm(), leadTerm: r.machine.Position().LeadTerm}
+	before := group.State() == raft.Leader
+	s.commit = group.CommitIndex()
+	s.leading = before && group.State() == raft.Leader && group.CurrentTerm() == s.term
+	return s
 }
 
 // leader returns the node that leads as far as this replica knows, or "".

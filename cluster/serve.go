@@ -17,6 +17,11 @@ import (
 
 // handle serves one call. Methods among nodes are not for clients.
 func (n *Node) handle(ctx context.Context, from transport.Identity, method byte, request []byte) ([]byte, error) {
+	select {
+	case <-n.opened:
+	case <-ctx.Done():
+		return nil, &transport.RemoteError{Code: transport.CodeRefused, Message: "the node is starting"}
+	}
 	if method >= methodHello && from.Role != transport.RoleNode {
 		return nil, &transport.RemoteError{Code: transport.CodeDenied, Message: "only nodes may call this"}
 	}

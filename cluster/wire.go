@@ -197,20 +197,21 @@ func (n *Node) serveReadIndex(ctx context.Context, request []byte) ([]byte, erro
 		return nil, err
 	}
 	begun := make([]*confirmation, len(shards))
+	replicas := make([]*replica, len(shards))
 	for i, s := range shards {
-		if r := n.replica(s); r != nil {
-			begun[i] = n.confirm.begin(r)
+		if replicas[i] = n.replica(s); replicas[i] != nil {
+			begun[i] = n.confirm.begin(replicas[i])
 		}
 	}
 	answer := []byte{wireVersion}
-	for _, k := range begun {
+	for i, k := range begun {
 		code, index, leader := kv.CodeUnavailable, uint64(0), sharding.NodeID("")
 		if k != nil {
 			var err error
 			if index, err = k.wait(ctx); err == nil {
 				code = kv.CodeOK
 			}
-			leader = k.r.leader()
+			leader = replicas[i].leader()
 		}
 		answer = append(answer, byte(code))
 		answer = binary.BigEndian.AppendUint64(answer, index)

@@ -41,15 +41,17 @@ type batch struct {
 	pairs  []kv.Pair
 	found  func(i int, value []byte) // of a read
 
-	pending    []int        // positions still to be done, ascending
+	pending    []int        // positions still to be done; those of one key in the caller's order
 	outcomes   []kv.Outcome // of a write, by position
 	toLeader   bool         // a replica was behind: ask leaders from now on
 	answered   int          // bytes of values so far
 	busy       int          // rounds that met a busy node
+	slow       int          // rounds in which a read's time for one node ran out
 	failed     error        // final
 	last       error        // why positions are still pending
 	rounds     int          // done so far
 	redirected bool         // the last round learned where to go
+	refusal    error        // the last round met a busy node
 }
 
 // part is what of the batch belongs to one shard in one round.
@@ -66,6 +68,7 @@ type exchange struct {
 	request []byte
 	answer  *Answer
 	err     error
+	slow    bool // a read's time for one node ran out
 }
 
 func (b *batch) key(i int) string {
@@ -133,9 +136,19 @@ func (b *batch) round(ctx context.Context, t *table) {
 		}
 		all.Wait()
 	}
-	b.redirected = false
+	b.redirected, b.refusal = false, nil
+	slow := false
 	for _, x := range exchanges {
 		b.redirected = b.settle(t, x) || b.redirected
+		slow = slow || x.slow
+	}
+	if slow {
+		b.slow++
+	}
+	if b.refusal != nil {
+		if b.busy++; b.busy > busyRetries {
+			b.fail(b.refusal)
+		}
 	}
 }
 
@@ -180,8 +193,8 @@ func (b *batch) target(t *table, s sharding.Shard) sharding.NodeID {
 // encode writes the request of one node. A write's pairs become commands of at
 // most Limits.EntryBytes, or of one larger pair.
 func (b *batch) encode(epoch uint64, x *exchange) []byte {
-	local := x.node == b.c.cfg.Self
-	req := appendRequestHeader(nil, epoch, b.op, local && !b.toLeader, b.bucket, len(x.parts))
+	own := b.op.reads() && !b.toLeader && x.node == b.c.cfg.Self
+	req := appendRequestHeader(nil, epoch, b.op, own, b.bucket, len(x.parts))
 	for _, p := range x.parts {
 		req = binary.BigEndian.AppendUint32(req, uint32(p.shard))
 		if b.op.reads() {
@@ -237,15 +250,19 @@ func (b *batch) commands(p *part) [][]byte {
 }
 
 // exchange sends one request. A read asks for less than the whole time, so that
-// a paused node does not use it all up; each round waits longer than the one
-// before, so that a large answer over a slow link arrives at last.
+// a paused node does not use it all up; after each time that was too short it
+// asks for more, so that a large answer over a slow link arrives at last.
 func (b *batch) exchange(ctx context.Context, x *exchange) {
+	var answer []byte
+	var err error
 	if b.op.reads() {
-		var done context.CancelFunc
-		ctx, done = context.WithTimeout(ctx, b.c.cfg.AttemptTimeout*time.Duration(b.rounds+1))
+		attempt, done := context.WithTimeout(ctx, b.c.cfg.AttemptTimeout*time.Duration(b.slow+1))
 		defer done()
+		answer, err = b.c.send(attempt, x.node, MethodParts, x.request)
+		x.slow = err != nil && attempt.Err() != nil
+	} else {
+		answer, err = b.c.sendWrite(ctx, x.node, MethodParts, x.request)
 	}
-	answer, err := b.c.send(ctx, x.node, MethodParts, x.request)
 	if err == nil {
 		x.answer, err = DecodeAnswer(answer)
 	}
@@ -296,12 +313,7 @@ func (b *batch) follow(t *table, s sharding.Shard, asked, leader sharding.NodeID
 	if asked == b.c.cfg.Self {
 		b.toLeader = true
 	}
-	if leader == "" || leader == asked {
-		t.suspect(s, asked)
-		return false
-	}
-	t.setLeader(s, leader)
-	return true
+	return t.follow(s, asked, leader)
 }
 
 // settleError takes in a request that got no answer. What was surely not run
@@ -314,9 +326,12 @@ func (b *batch) settleError(t *table, x *exchange) {
 	case errors.Is(class, kv.ErrAccessDenied):
 		b.fail(class)
 	case errors.Is(class, kv.ErrBusy):
-		b.refused(class)
+		b.refusal = class
 	case b.op.reads() && errors.As(err, &remote):
 		b.fail(fmt.Errorf("%w: %w", kv.ErrInvalid, err))
+	}
+	if x.node == b.c.cfg.Self {
+		b.toLeader = true // the own replica does not answer
 	}
 	for _, p := range x.parts {
 		t.suspect(p.shard, x.node)
@@ -333,14 +348,6 @@ func (b *batch) unsettled(positions []int, outcome kv.Outcome, why error) {
 		return
 	}
 	b.fail(fmt.Errorf("%w: %w", kv.ErrUnknown, why))
-}
-
-// refused counts a busy answer and gives up after some.
-func (b *batch) refused(err error) {
-	b.last = err
-	if b.busy++; b.busy > busyRetries {
-		b.fail(err)
-	}
 }
 
 // fail ends the batch after this round. An unknown outcome is the stronger

@@ -55,6 +55,14 @@ type BucketAnswer struct {
 	Names  []string // of list, sorted
 }
 
+// refusal is the error of a request that was refused.
+func (r BucketRequest) refusal(a *BucketAnswer) error {
+	if r.Op == BucketCreate {
+		return a.Code.Err(a.Detail)
+	}
+	return readError(a.Code, a.Detail)
+}
+
 // DecodeBucketAnswer reads a bucket answer.
 func DecodeBucketAnswer(b []byte) (BucketAnswer, error) {
 	d := versioned(b)
@@ -62,6 +70,10 @@ func DecodeBucketAnswer(b []byte) (BucketAnswer, error) {
 		Status: Status(d.U8()), Leader: sharding.NodeID(d.String()),
 		Code: kv.Code(d.U8()), Detail: d.String(), ID: d.U64(), Names: d.Keys(),
 	}
+	if a.Status == StatusStaleMap {
+		d.Fail("status %d of a bucket operation", a.Status)
+	}
+	checkStatus(d, a.Status, a.Code)
 	return a, d.Finish()
 }
 
@@ -136,13 +148,15 @@ func (c *Coordinator) askMeta(ctx context.Context, r BucketRequest, request []by
 	if err != nil {
 		return a, false, err
 	}
-	if r.Op != BucketCreate { // a create is sent once and waited for: see batch.exchange
-		var done context.CancelFunc
-		ctx, done = context.WithTimeout(ctx, c.cfg.AttemptTimeout)
-		defer done()
-	}
 	node := t.leader(sharding.Meta)
-	b, err := c.send(ctx, node, MethodBuckets, request)
+	var b []byte
+	if r.Op == BucketCreate { // a create is sent once and waited for: see batch.exchange
+		b, err = c.sendWrite(ctx, node, MethodBuckets, request)
+	} else {
+		attempt, done := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
+		defer done()
+		b, err = c.send(attempt, node, MethodBuckets, request)
+	}
 	if err == nil {
 		a, err = DecodeBucketAnswer(b)
 	}
@@ -159,14 +173,9 @@ func (c *Coordinator) askMeta(ctx context.Context, r BucketRequest, request []by
 		t.setLeader(sharding.Meta, node)
 		return a, false, nil
 	case StatusNotLeader:
-		if a.Leader == "" || a.Leader == node {
-			t.suspect(sharding.Meta, node)
-		} else {
-			t.setLeader(sharding.Meta, a.Leader)
-			redirected = true
-		}
+		redirected = t.follow(sharding.Meta, node, a.Leader)
 		return a, redirected, fmt.Errorf("%w: node %s does not lead the meta group", kv.ErrUnavailable, node)
 	default:
-		return a, false, a.Code.Err(a.Detail)
+		return a, false, r.refusal(&a)
 	}
 }

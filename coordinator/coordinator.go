@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -23,8 +24,9 @@ type Config struct {
 	FetchMap func(ctx context.Context, epoch uint64) (*sharding.Map, error)
 	// Limits bound each call.
 	Limits kv.Limits
-	// AttemptTimeout is how long a read waits for one node before it asks
-	// another replica; default 2 s, twice an election time-out.
+	// AttemptTimeout is how long a read waits for one node, and a write for a
+	// connection to it, before another replica is asked; default 2 s, twice an
+	// election time-out.
 	AttemptTimeout time.Duration
 }
 
@@ -65,6 +67,9 @@ func (c *Coordinator) Leader(s sharding.Shard) sharding.NodeID {
 // caller's order, duplicates answered in each position. It fails as a whole.
 // The values of one answer share memory.
 func (c *Coordinator) GetMany(ctx context.Context, bucket uint64, keys []string) ([]*kv.Pair, error) {
+	if err := c.cfg.Limits.CheckKeys(keys); err != nil {
+		return nil, err
+	}
 	pairs := make([]kv.Pair, len(keys)) // one allocation for all pairs
 	out := make([]*kv.Pair, len(keys))
 	err := c.read(ctx, OpGet, bucket, keys, func(i int, value []byte) {
@@ -79,6 +84,9 @@ func (c *Coordinator) GetMany(ctx context.Context, bucket uint64, keys []string)
 
 // Exists says of each key whether it has a value.
 func (c *Coordinator) Exists(ctx context.Context, bucket uint64, keys []string) ([]bool, error) {
+	if err := c.cfg.Limits.CheckKeys(keys); err != nil {
+		return nil, err
+	}
 	out := make([]bool, len(keys))
 	if err := c.read(ctx, OpExists, bucket, keys, func(i int, _ []byte) { out[i] = true }); err != nil {
 		return nil, err
@@ -106,9 +114,6 @@ func (c *Coordinator) DeleteMany(ctx context.Context, bucket uint64, keys []stri
 }
 
 func (c *Coordinator) read(ctx context.Context, op Op, bucket uint64, keys []string, found func(i int, value []byte)) error {
-	if err := c.cfg.Limits.CheckKeys(keys); err != nil {
-		return err
-	}
 	b := &batch{c: c, op: op, bucket: bucket, size: len(keys), keys: keys, found: found}
 	b.run(ctx)
 	switch {
@@ -126,6 +131,20 @@ func (c *Coordinator) send(ctx context.Context, node sharding.NodeID, method byt
 		return c.cfg.Serve(ctx, request)
 	}
 	return c.cfg.Call(ctx, node, method, request)
+}
+
+// sendWrite carries what must not be sent twice, and so is waited for as long as
+// the caller waits.
+func (c *Coordinator) sendWrite(ctx context.Context, node sharding.NodeID, method byte, request []byte) ([]byte, error) {
+	if node == c.cfg.Self {
+		return c.send(ctx, node, method, request)
+	}
+	return CallReachable(ctx, c.cfg.AttemptTimeout,
+		func(ctx context.Context) ([]byte, error) { return c.send(ctx, node, method, request) },
+		func(ctx context.Context) error {
+			_, err := c.cfg.Call(ctx, node, MethodMap, binary.BigEndian.AppendUint64(nil, c.Map().Epoch))
+			return err
+		})
 }
 
 // table returns the routes, fetching a first map if there is none.

@@ -14,7 +14,7 @@ func sentOutcome(err error) kv.Outcome {
 	switch {
 	case errors.Is(err, transport.ErrNotSent):
 		return kv.OutcomeNotApplied
-	case errors.As(err, &remote) && remote.Code != transport.CodeFailed:
+	case errors.As(err, &remote) && (remote.Code == transport.CodeRefused || remote.Code == transport.CodeDenied):
 		return kv.OutcomeNotApplied // the handler was not run
 	default:
 		return kv.OutcomeUnknown
@@ -35,6 +35,15 @@ func noAnswer(err, lost error) error {
 		class = kv.ErrUnavailable
 	}
 	return fmt.Errorf("%w: %w", class, err)
+}
+
+// readError is the error of a refused read. Nothing about a read is unknown: a
+// code that says so, or that this version does not know, is one of no answer.
+func readError(code kv.Code, detail string) error {
+	if err := code.Err(detail); !errors.Is(err, kv.ErrUnknown) {
+		return err
+	}
+	return kv.CodeUnavailable.Err(detail)
 }
 
 // outcomes returns the outcomes a failed write carries; nil if it has none.

@@ -53,11 +53,23 @@ func (t *table) leader(s sharding.Shard) sharding.NodeID {
 	return g.Replicas[int(t.leaders[s].Load())%len(g.Replicas)]
 }
 
-// setLeader notes who leads; a node without a replica is ignored.
-func (t *table) setLeader(s sharding.Shard, id sharding.NodeID) {
-	if i := slices.Index(t.byEpoch.Group(s).Replicas, id); i >= 0 {
+// setLeader notes who leads; false if that node has no replica.
+func (t *table) setLeader(s sharding.Shard, id sharding.NodeID) bool {
+	i := slices.Index(t.byEpoch.Group(s).Replicas, id)
+	if i >= 0 {
 		t.leaders[s].Store(int32(i))
 	}
+	return i >= 0
+}
+
+// follow notes who leads after a node said that it does not; false if that was
+// no help, and the next replica is to be asked.
+func (t *table) follow(s sharding.Shard, asked, leader sharding.NodeID) bool {
+	if leader != asked && t.setLeader(s, leader) {
+		return true
+	}
+	t.suspect(s, asked)
+	return false
 }
 
 // suspect moves on to the next replica, if id is still thought to lead.

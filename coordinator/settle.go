@@ -25,8 +25,8 @@ func (b *batch) settleRead(p *part, a *PartAnswer) {
 		if most := b.c.cfg.Limits.AnswerBytes; b.answered > most {
 			b.fail(fmt.Errorf("%w: the values of %d keys are over %d bytes", kv.ErrTooLarge, b.size, most))
 		}
-	case a.Status == StatusRefused && !b.retryable(a.Code):
-		b.fail(a.Code.Err(a.Detail))
+	case a.Status == StatusRefused && !b.retryable(a.Code, a.Detail):
+		b.fail(readError(a.Code, a.Detail))
 	default:
 		b.pending = append(b.pending, p.positions...)
 	}
@@ -52,6 +52,9 @@ func (b *batch) settleWrite(p *part, a *PartAnswer) {
 				// Sent again it would land behind a later command, which may
 				// set one of its keys.
 				b.fail(fmt.Errorf("%w: shard %d applied a part without its beginning", kv.ErrUnavailable, p.shard))
+			}
+			if err := a.Results[n].Code.Err(a.Results[n].Detail); err != nil {
+				b.last = fmt.Errorf("shard %d: %w", p.shard, err)
 			}
 			b.notApplied(a.Results[n].Code, a.Results[n].Detail, positions)
 		default:
@@ -84,19 +87,20 @@ func (b *batch) notProposed(a *PartAnswer, positions []int) {
 // unless the reason will not go away.
 func (b *batch) notApplied(code kv.Code, detail string, positions []int) {
 	b.pending = append(b.pending, positions...)
-	if !b.retryable(code) {
+	if !b.retryable(code, detail) {
 		b.fail(code.Err(detail))
 	}
 }
 
-// retryable says whether a refusal may pass.
-func (b *batch) retryable(code kv.Code) bool {
+// retryable says whether a refusal may pass. How often a busy node is asked
+// again is counted by round.
+func (b *batch) retryable(code kv.Code, detail string) bool {
 	switch code {
 	case kv.CodeOK, kv.CodeUnavailable:
 		return true
 	case kv.CodeBusy:
-		b.refused(code.Err(""))
-		return b.failed == nil
+		b.refusal = code.Err(detail)
+		return true
 	default:
 		return false
 	}

@@ -3,7 +3,9 @@ package coordinator
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/manykv/manykv/kv"
 )
@@ -24,11 +26,12 @@ type BatchRequest struct {
 func DecodeBatchRequest(b []byte) (*BatchRequest, error) {
 	d := versioned(b)
 	r := &BatchRequest{Op: Op(d.U8()), Bucket: d.U64()}
+	most := maxItems
 	switch r.Op {
 	case OpGet, OpExists, OpDelete:
-		r.Keys = d.Keys()
+		r.Keys = decodeKeys(d, &most)
 	case OpSet:
-		r.Pairs = make([]kv.Pair, d.Count(2))
+		r.Pairs = make([]kv.Pair, countUpTo(d, &most, 2, "pairs"))
 		for i := range r.Pairs {
 			r.Pairs[i] = kv.Pair{Key: d.String(), Value: d.Bytes()}
 		}
@@ -109,12 +112,15 @@ func appendBatchAnswer(err error, items []byte) []byte {
 type Through struct {
 	// Call sends a request to the node.
 	Call func(ctx context.Context, method byte, request []byte) ([]byte, error)
-	// Limits bound each call.
+	// Limits bound each call; zero values are their defaults.
 	Limits kv.Limits
 }
 
 // GetMany is Coordinator.GetMany.
 func (t *Through) GetMany(ctx context.Context, bucket uint64, keys []string) ([]*kv.Pair, error) {
+	if err := t.Limits.WithDefaults().CheckKeys(keys); err != nil {
+		return nil, err
+	}
 	pairs := make([]kv.Pair, len(keys))
 	out := make([]*kv.Pair, len(keys))
 	err := t.read(ctx, OpGet, bucket, keys, func(i int, d *kv.Decoder) {
@@ -129,6 +135,9 @@ func (t *Through) GetMany(ctx context.Context, bucket uint64, keys []string) ([]
 
 // Exists is Coordinator.Exists.
 func (t *Through) Exists(ctx context.Context, bucket uint64, keys []string) ([]bool, error) {
+	if err := t.Limits.WithDefaults().CheckKeys(keys); err != nil {
+		return nil, err
+	}
 	out := make([]bool, len(keys))
 	if err := t.read(ctx, OpExists, bucket, keys, func(i int, _ *kv.Decoder) { out[i] = true }); err != nil {
 		return nil, err
@@ -137,9 +146,6 @@ func (t *Through) Exists(ctx context.Context, bucket uint64, keys []string) ([]b
 }
 
 func (t *Through) read(ctx context.Context, op Op, bucket uint64, keys []string, found func(i int, d *kv.Decoder)) error {
-	if err := t.Limits.CheckKeys(keys); err != nil {
-		return err
-	}
 	request := BatchRequest{Op: op, Bucket: bucket, Keys: keys}
 	answer, err := t.Call(ctx, MethodBatch, request.Append(nil))
 	if err != nil {
@@ -162,7 +168,7 @@ func (t *Through) read(ctx context.Context, op Op, bucket uint64, keys []string,
 
 // SetMany is Coordinator.SetMany.
 func (t *Through) SetMany(ctx context.Context, bucket uint64, pairs []kv.Pair) error {
-	if err := t.Limits.CheckPairs(pairs); err != nil {
+	if err := t.Limits.WithDefaults().CheckPairs(pairs); err != nil {
 		return err
 	}
 	return t.write(ctx, &BatchRequest{Op: OpSet, Bucket: bucket, Pairs: pairs}, len(pairs))
@@ -170,7 +176,7 @@ func (t *Through) SetMany(ctx context.Context, bucket uint64, pairs []kv.Pair) e
 
 // DeleteMany is Coordinator.DeleteMany.
 func (t *Through) DeleteMany(ctx context.Context, bucket uint64, keys []string) error {
-	if err := t.Limits.CheckKeys(keys); err != nil {
+	if err := t.Limits.WithDefaults().CheckKeys(keys); err != nil {
 		return err
 	}
 	return t.write(ctx, &BatchRequest{Op: OpDelete, Bucket: bucket, Keys: keys}, len(keys))
@@ -201,9 +207,12 @@ func decodeFailure(d *kv.Decoder, op Op, size int) error {
 	if code == kv.CodeOK {
 		return nil
 	}
+	if op.reads() {
+		return readError(code, detail)
+	}
 	err := code.Err(detail)
-	if op.reads() || len(each) == 0 && code != kv.CodeUnknown {
-		return err // a read, or a write refused before anything was sent
+	if len(each) == 0 && !errors.Is(err, kv.ErrUnknown) {
+		return err // refused before anything was sent
 	}
 	out := allOutcomes(size, kv.OutcomeUnknown)
 	if len(each) == size {
@@ -212,6 +221,9 @@ func decodeFailure(d *kv.Decoder, op Op, size int) error {
 				out[i] = kv.Outcome(o)
 			}
 		}
+	}
+	if slices.Contains(out, kv.OutcomeUnknown) && !errors.Is(err, kv.ErrUnknown) {
+		err = fmt.Errorf("%w: %w", kv.ErrUnknown, err)
 	}
 	return &kv.BatchError{Op: op.String(), Outcomes: out, Err: err}
 }
@@ -265,8 +277,12 @@ func (t *Through) buckets(ctx context.Context, r BucketRequest, lost error) (Buc
 	if err != nil {
 		return BucketAnswer{}, fmt.Errorf("%w: the answer: %w", lost, err)
 	}
-	if a.Status != StatusServed {
-		return BucketAnswer{}, a.Code.Err(a.Detail)
+	switch a.Status {
+	case StatusServed:
+		return a, nil
+	case StatusRefused:
+		return BucketAnswer{}, r.refusal(&a)
+	default:
+		return BucketAnswer{}, fmt.Errorf("%w: the answer: status %d, want served or refused", lost, a.Status)
 	}
-	return a, nil
 }

@@ -21,6 +21,40 @@ const (
 // wireVersion is the first byte of every request and answer.
 const wireVersion = 1
 
+const (
+	// maxParts bounds the parts of one message: one for each shard there can be.
+	maxParts = sharding.MaxShards
+	// maxItems bounds the keys, pairs, commands or results of one message: the
+	// most keys that kv.Limits may allow in a batch. What a key takes in memory is
+	// many times the byte it may take on the wire.
+	maxItems = 1 << 20
+)
+
+// countUpTo reads the number of items that follow, each of at least itemBytes
+// bytes, and takes it off most, which may not fall below 0.
+func countUpTo(d *kv.Decoder, most *int, itemBytes int, what string) int {
+	n := d.Count(itemBytes)
+	if n > *most {
+		d.Fail("%d %s, at most %d are allowed", n, what, *most)
+		return 0
+	}
+	*most -= n
+	return n
+}
+
+// decodeKeys reads a list of keys.
+func decodeKeys(d *kv.Decoder, most *int) []string {
+	n := countUpTo(d, most, 1, "keys")
+	if n == 0 {
+		return nil
+	}
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = d.String()
+	}
+	return keys
+}
+
 // Op says what a request does with its keys.
 type Op uint8
 
@@ -75,15 +109,16 @@ func DecodeRequest(b []byte) (*Request, error) {
 	if r.Op < OpGet || r.Op > OpDelete {
 		d.Fail("operation %d", r.Op)
 	}
-	r.Parts = make([]Part, d.Count(5))
+	parts, items := maxParts, maxItems
+	r.Parts = make([]Part, countUpTo(d, &parts, 5, "parts"))
 	for i := range r.Parts {
 		p := &r.Parts[i]
 		p.Shard = sharding.Shard(d.U32())
 		if r.Op.reads() {
-			p.Keys = d.Keys()
+			p.Keys = decodeKeys(d, &items)
 			continue
 		}
-		p.Commands = make([][]byte, d.Count(1))
+		p.Commands = make([][]byte, countUpTo(d, &items, 1, "commands"))
 		for j := range p.Commands {
 			p.Commands[j] = d.Bytes()
 		}
@@ -174,7 +209,8 @@ func DecodeAnswer(b []byte) (*Answer, error) {
 			return nil, err
 		}
 	}
-	a.Parts = make([]PartAnswer, d.Count(13))
+	parts, results := maxParts, maxItems
+	a.Parts = make([]PartAnswer, countUpTo(d, &parts, 13, "parts"))
 	for i := range a.Parts {
 		p := &a.Parts[i]
 		p.Shard = sharding.Shard(d.U32())
@@ -182,14 +218,23 @@ func DecodeAnswer(b []byte) (*Answer, error) {
 		p.Leader = sharding.NodeID(d.String())
 		p.Code = kv.Code(d.U8())
 		p.Detail = d.String()
-		p.Results = decodeResults(d)
+		p.Results = decodeResults(d, &results)
 		p.Items = d.Take32()
+		checkStatus(d, p.Status, p.Code)
 	}
 	return a, d.Finish()
 }
 
-func decodeResults(d *kv.Decoder) []Result {
-	n := d.Count(3)
+// checkStatus refuses what must not be guessed at: taken for "not proposed", a
+// write would be sent again.
+func checkStatus(d *kv.Decoder, s Status, code kv.Code) {
+	if s > StatusRefused || s == StatusRefused && code == kv.CodeOK {
+		d.Fail("status %d with code %d", s, code)
+	}
+}
+
+func decodeResults(d *kv.Decoder, most *int) []Result {
+	n := countUpTo(d, most, 3, "results")
 	if n == 0 {
 		return nil
 	}

@@ -1,0 +1,35 @@
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+
+FUZZTIME ?= 10s
+# Built from tools/go.mod, so that it stays out of the module graph of our users.
+LINTER   ?= go tool -modfile=tools/go.mod golangci-lint
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/manykv
+	CGO_ENABLED=0 go build -trimpath -o bin/manykv ./cmd/manykv
+
+.PHONY: test
+test: ## run all tests with the race detector (needs gcc)
+	CGO_ENABLED=1 go test -race ./...
+
+.PHONY: lint
+lint: ## run golangci-lint
+	$(LINTER) run
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (10s)
+	@listed=$$(go test -list '^Fuzz' ./...); \
+	awk '/^Fuzz/ { target[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, target[i]; n = 0 }' <<<"$$listed" \
+		| while read -r package target; do \
+			echo "== $$target of $$package"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
+		done
+
+.PHONY: demo
+demo: build ## tour of a local cluster, checked at every step
+	scripts/demo.sh bin/manykv

@@ -1,0 +1,60 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/hex"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/manykv/manykv/kv"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// callTime is the time a call has in these tests: far more than a few time-outs
+// of one node (2 s) take.
+const callTime = 60 * time.Second
+
+// carrier is what callers use: a Coordinator or a Through.
+type carrier interface {
+	GetMany(ctx context.Context, bucket uint64, keys []string) ([]*kv.Pair, error)
+	Exists(ctx context.Context, bucket uint64, keys []string) ([]bool, error)
+	SetMany(ctx context.Context, bucket uint64, pairs []kv.Pair) error
+	DeleteMany(ctx context.Context, bucket uint64, keys []string) error
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// golden turns hex with blanks into bytes.
+func golden(t testing.TB, text string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.Join(strings.Fields(text), ""))
+	if err != nil {
+		t.Fatalf("golden bytes %q: %v", text, err)
+	}
+	return b
+}
+
+// pairsOf makes pairs of the same value.
+func pairsOf(keys []string, value string) []kv.Pair {
+	pairs := make([]kv.Pair, len(keys))
+	for i, key := range keys {
+		pairs[i] = kv.Pair{Key: key, Value: []byte(value)}
+	}
+	return pairs
+}
+
+// callContext gives a call its time.
+func callContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	t.Cleanup(cancel)
+	return ctx
+}

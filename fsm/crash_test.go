@@ -1,0 +1,88 @@
+package fsm
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/manykv/manykv/sharding"
+)
+
+// TestCrashWhileApplying crashes a store again and again while its shards apply
+// and somebody flushes. Every entry of a shard sets the same keys to its index,
+// so a batch that reached the disk in part shows.
+func TestCrashWhileApplying(t *testing.T) {
+	const shards, crashes = 3, 10
+	fs := vfs.NewCrashableMem()
+	s := openOn(t, fs)
+	keys := strings.Split("a b c d e", " ")
+	var work sync.WaitGroup
+	var stop atomic.Bool
+	var flushed [shards + 1]atomic.Uint64 // positions that were durable at some time
+	for shard := sharding.Shard(1); shard <= shards; shard++ {
+		d := leading(t, s, shard)
+		work.Go(func() {
+			for index := uint64(2); !stop.Load(); index++ {
+				var kvs []string
+				for _, k := range keys {
+					kvs = append(kvs, k, fmt.Sprint(index))
+				}
+				if err := d.Apply([]Entry{set(index, 1, kvs...)})[0].Err; err != nil {
+					t.Errorf("shard %d, entry %d: %v", shard, index, err)
+					return
+				}
+			}
+		})
+	}
+	work.Go(func() {
+		for !stop.Load() {
+			var at [shards + 1]uint64
+			for shard := sharding.Shard(1); shard <= shards; shard++ {
+				at[shard] = dataOf(t, s, shard).Position().Index
+			}
+			if err := s.Flush(); err != nil {
+				t.Errorf("flush: %v", err)
+				return
+			}
+			for shard := 1; shard <= shards; shard++ {
+				flushed[shard].Store(at[shard])
+			}
+		}
+	})
+	for range crashes {
+		var floor [shards + 1]uint64
+		for shard := 1; shard <= shards; shard++ {
+			before := flushed[shard].Load()
+			for flushed[shard].Load() == before && !t.Failed() { // so that no two crashes are alike
+				if err := s.Flush(); err != nil {
+					t.Fatalf("flush: %v", err)
+				}
+			}
+			floor[shard] = flushed[shard].Load()
+		}
+		crashed := openOn(t, fs.CrashClone(vfs.CrashCloneCfg{}))
+		for shard := sharding.Shard(1); shard <= shards; shard++ {
+			d := dataOf(t, crashed, shard)
+			at := d.Position().Index
+			if at < floor[shard] {
+				t.Errorf("shard %d is back at %d, %d was flushed", shard, at, floor[shard])
+			}
+			want := slices.Repeat([]string{fmt.Sprintf("%d@%d", at, at)}, len(keys))
+			if at == 1 {
+				want = slices.Repeat([]string{"-"}, len(keys))
+			}
+			if got := look(t, d, 1, keys...); at > 0 && !slices.Equal(got, want) {
+				t.Errorf("shard %d at %d holds %q", shard, at, got)
+			}
+		}
+		closeStore(t, crashed)
+	}
+	stop.Store(true)
+	work.Wait()
+	closeStore(t, s)
+}

@@ -1,0 +1,133 @@
+package fsm
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/goleak"
+
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// tb is what the tests, the benchmarks and rapid's checks have in common.
+type tb interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	Errorf(format string, args ...any)
+}
+
+const testDir = "node/fsm"
+
+func openOn(t tb, fs vfs.FS) *Store {
+	t.Helper()
+	s, err := Open(Config{Dir: testDir, fs: fs, Fatal: func(err error) { t.Errorf("fatal: %v", err) }})
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	return s
+}
+
+func openMem(t testing.TB) *Store {
+	t.Helper()
+	s := openOn(t, vfs.NewMem())
+	t.Cleanup(func() { closeStore(t, s) })
+	return s
+}
+
+func closeStore(t tb, s *Store) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+}
+
+func dataOf(t tb, s *Store, shard sharding.Shard) *Data {
+	t.Helper()
+	d, err := s.Data(shard)
+	if err != nil {
+		t.Fatalf("shard %d: %v", shard, err)
+	}
+	return d
+}
+
+// leading returns the machine of a shard that owns every slot; its position is 1.
+func leading(t tb, s *Store, shard sharding.Shard) *Data {
+	t.Helper()
+	d := dataOf(t, s, shard)
+	apply(t, d, Entry{Index: 1, Term: 1, Command: kv.AppendLead(nil, 0, sharding.Slots-1)})
+	return d
+}
+
+type applier interface{ Apply([]Entry) []Result }
+
+// apply applies entries that must all succeed.
+func apply(t tb, m applier, entries ...Entry) []Result {
+	t.Helper()
+	results := m.Apply(entries)
+	if len(results) != len(entries) {
+		t.Fatalf("%d results of %d entries", len(results), len(entries))
+	}
+	for i, r := range results {
+		if r.Err != nil {
+			t.Fatalf("entry %d: %v", entries[i].Index, r.Err)
+		}
+	}
+	return results
+}
+
+// set is an entry that sets pairs given as key, value, key, value …
+func set(index, bucket uint64, keysAndValues ...string) Entry {
+	var pairs []kv.Pair
+	for i := 0; i < len(keysAndValues); i += 2 {
+		pairs = append(pairs, kv.Pair{Key: keysAndValues[i], Value: []byte(keysAndValues[i+1])})
+	}
+	return Entry{Index: index, Term: 1, Command: kv.AppendSet(nil, bucket, pairs)}
+}
+
+func del(index, bucket uint64, keys ...string) Entry {
+	return Entry{Index: index, Term: 1, Command: kv.AppendDelete(nil, bucket, keys)}
+}
+
+// look returns what Get visits, each as "value@version" or "-".
+func look(t tb, d *Data, bucket uint64, keys ...string) []string {
+	t.Helper()
+	got := make([]string, 0, len(keys))
+	err := d.Get(bucket, keys, func(i int, value []byte, version uint64, found bool) error {
+		switch {
+		case i != len(got):
+			t.Fatalf("visit %d came as number %d", i, len(got))
+		case found:
+			got = append(got, fmt.Sprintf("%s@%d", value, version))
+		case value != nil || version != 0:
+			t.Fatalf("a missing key has value %q, version %d", value, version)
+		default:
+			got = append(got, "-")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("get: %v", err)
+	}
+	return got
+}
+
+// dump returns every row of the store, as hex.
+func dump(t tb, s *Store) []string {
+	t.Helper()
+	it, err := s.db.NewIter(nil)
+	if err != nil {
+		t.Fatalf("iterator: %v", err)
+	}
+	var rows []string
+	for it.First(); it.Valid(); it.Next() {
+		rows = append(rows, fmt.Sprintf("%x = %x", it.Key(), it.Value()))
+	}
+	if err := it.Close(); err != nil {
+		t.Fatalf("scan: %v", err)
+	}
+	return rows
+}

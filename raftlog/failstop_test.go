@@ -1,0 +1,112 @@
+package raftlog
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// After a failed write every caller and every later change gets that error,
+// Fatal hears of it once, nothing becomes visible and nothing is written again.
+func TestWriteErrorPoisons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newGatedJournal()
+		var fatal atomic.Int32
+		l := startTest(t, Config{Fatal: func(err error) {
+			if !errors.Is(err, errDisk) {
+				t.Errorf("Fatal: got %v, want errDisk", err)
+			}
+			fatal.Add(1)
+		}}, j)
+		good := l.Shard(1, 1)
+		var wg sync.WaitGroup
+		wg.Go(func() { mustStore(t, good, run(1, 1, 1, 10, 10, 10)) })
+		j.gate <- nil
+		wg.Wait()
+		// One is being written, three wait in the queue.
+		for shard := uint32(1); shard <= 4; shard++ {
+			wg.Go(func() {
+				if err := l.Shard(shard, 1).StoreLog(entryOf(shard, 4, 1, 10)); !errors.Is(err, errDisk) {
+					t.Errorf("shard %d: got %v, want errDisk", shard, err)
+				}
+			})
+			synctest.Wait()
+		}
+		j.gate <- errDisk
+		wg.Wait()
+		synctest.Wait()
+		for range 2 {
+			for name, change := range map[string]func() error{
+				"append":         func() error { return good.StoreLog(entryOf(1, 4, 1, 10)) },
+				"append nothing": func() error { return good.StoreLogs(nil) },
+				"cut":            func() error { return good.DeleteRange(3, 3) },
+				"trim":           func() error { return good.DeleteRange(1, 1) },
+				"delete nothing": func() error { return good.DeleteRange(7, 8) },
+			} {
+				if err := change(); !errors.Is(err, errDisk) {
+					t.Errorf("%s: got %v, want errDisk", name, err)
+				}
+			}
+		}
+		if got := fatal.Load(); got != 1 {
+			t.Errorf("Fatal was called %d times, want once", got)
+		}
+		want(t, good, run(1, 1, 1, 10, 10, 10))
+		want(t, l.Shard(2, 1), nil)
+		if last, err := j.LastIndex(); err != nil || last != 1 {
+			t.Errorf("journal: got %d records, %v, want 1", last, err)
+		}
+		mustClose(t, l)
+	})
+}
+
+// A hung write is a failed write, even if it returns in the end.
+func TestHungWritePoisons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newGatedJournal()
+		fatal := make(chan error, 2)
+		l := startTest(t, Config{Fatal: func(err error) { fatal <- err }}, j)
+		// A write just below the limit is none of the watchdog's business.
+		var wg sync.WaitGroup
+		wg.Go(func() { mustStore(t, l.Shard(1, 1), run(1, 1, 1, 10)) })
+		time.Sleep(stallLimit - time.Millisecond)
+		j.gate <- nil
+		wg.Wait()
+
+		began := time.Now()
+		var answer error
+		wg.Go(func() { answer = l.Shard(1, 1).StoreLog(entryOf(1, 2, 1, 10)) })
+		err := <-fatal
+		if took := time.Since(began); took < stallLimit || took > stallLimit+watchPeriod {
+			t.Errorf("Fatal after %v, want %v to %v", took, stallLimit, stallLimit+watchPeriod)
+		}
+		wg.Wait()
+		if answer != err { //nolint:errorlint // the very same
+			t.Errorf("append: got %v, want %v", answer, err)
+		}
+		j.gate <- nil // the disk comes back
+		synctest.Wait()
+		want(t, l.Shard(1, 1), run(1, 1, 1, 10))
+		if err := l.Shard(1, 1).StoreLog(entryOf(1, 2, 1, 10)); err != answer { //nolint:errorlint // the very same
+			t.Errorf("later append: got %v, want %v", err, answer)
+		}
+		if len(fatal) != 0 {
+			t.Errorf("Fatal was called again: %v", <-fatal)
+		}
+		mustClose(t, l)
+	})
+}
+
+func TestNilFatalPanics(t *testing.T) {
+	f := newFailStop(nil)
+	defer f.close()
+	defer func() {
+		if got := recover(); got != errDisk {
+			t.Errorf("got panic %v, want errDisk", got)
+		}
+	}()
+	t.Errorf("got %v, want a panic", f.guard(func() error { return errDisk }))
+}

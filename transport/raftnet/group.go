@@ -1,0 +1,244 @@
+package raftnet
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/manykv/manykv/transport"
+)
+
+// errNoSnapshots is the answer to InstallSnapshot.
+var errNoSnapshots = errors.New("raftnet: snapshots are not offered: logs are kept whole, so no follower needs one")
+
+// Group is the raft.Transport of one replica. Its Close detaches the replica
+// and leaves the Net open. Closing it before raft's Shutdown ends calls under
+// way, which Shutdown would otherwise wait for.
+type Group struct {
+	net      *Net
+	shard    uint32
+	consumer chan raft.RPC // read by raft; unbuffered, the inbox is the queue
+	inbox    chan inbound
+	held     atomic.Int64   // bytes in the inbox
+	stop     chan struct{}  // closed by end
+	work     sync.WaitGroup // serve and the pipelines
+
+	mu        sync.Mutex
+	closed    bool
+	calls     map[uint64]*call              // waiting for an answer, by sequence number
+	committed map[raft.ServerAddress]uint64 // highest commit index sent to each server
+}
+
+var (
+	_ raft.Transport   = (*Group)(nil)
+	_ raft.WithPreVote = (*Group)(nil)
+	_ raft.WithClose   = (*Group)(nil)
+)
+
+// inbound is one request waiting for raft.
+type inbound struct {
+	source  raft.ServerAddress
+	kind    kind
+	lazy    bool
+	seq     uint64
+	command any
+	size    int
+}
+
+func newGroup(n *Net, shard uint32) *Group {
+	return &Group{
+		net:       n,
+		shard:     shard,
+		consumer:  make(chan raft.RPC),
+		inbox:     make(chan inbound, inboxMessages),
+		stop:      make(chan struct{}),
+		calls:     make(map[uint64]*call),
+		committed: make(map[raft.ServerAddress]uint64),
+	}
+}
+
+// Close detaches the replica; raft calls it at the end of its shutdown.
+func (g *Group) Close() error {
+	g.net.detach(g)
+	g.end()
+	return nil
+}
+
+// end fails all calls and waits for the goroutines. It may be called again.
+func (g *Group) end() {
+	g.mu.Lock()
+	if !g.closed {
+		g.closed = true
+		close(g.stop)
+	}
+	g.mu.Unlock()
+	g.work.Wait()
+}
+
+// Consumer is where raft takes requests from.
+func (g *Group) Consumer() <-chan raft.RPC { return g.consumer }
+
+// LocalAddr is Config.Self, byte for byte: raft compares it with the addresses
+// of its configuration.
+func (g *Group) LocalAddr() raft.ServerAddress { return g.net.self }
+
+// EncodePeer and DecodePeer keep an address as it is.
+func (g *Group) EncodePeer(_ raft.ServerID, addr raft.ServerAddress) []byte { return []byte(addr) }
+
+// DecodePeer is the inverse of EncodePeer.
+func (g *Group) DecodePeer(b []byte) raft.ServerAddress { return raft.ServerAddress(b) }
+
+// SetHeartbeatHandler ignores the handler, as raft.Transport allows:
+// heartbeats go to Consumer like everything else. raft's handler changes term
+// and state on the transport's goroutine while the main loop does the same,
+// and logs diverge (hashicorp/raft#695).
+func (g *Group) SetHeartbeatHandler(func(rpc raft.RPC)) {}
+
+// AppendEntries cuts args.Entries to maxAppendBytes, at least one entry.
+// Cutting in place is right because raft goes on from the last entry of args:
+// replicateTo (replication.go, v1.7.3) passes args to updateLastAppended and
+// loops while nextIndex has not reached the last index.
+func (g *Group) AppendEntries(_ raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if n := fitting(args.Entries); n < len(args.Entries) {
+		args.Entries = args.Entries[:n]
+		g.net.count.shortened.Add(1)
+	}
+	d := dispatch{lane: transport.LaneControl, timeout: appendTimeout, lazy: g.lazy(target, args)}
+	if len(args.Entries) > 0 {
+		d.lane = transport.LaneData
+	}
+	if heartbeat(args) {
+		d.timeout = heartbeatTimeout
+	}
+	return do(g, target, args, d, resp)
+}
+
+// AppendEntriesPipeline starts a pipeline to target.
+func (g *Group) AppendEntriesPipeline(_ raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	p := newPipeline(g, target)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil, raft.ErrTransportShutdown
+	}
+	g.work.Go(p.collect)
+	return p, nil
+}
+
+// RequestVote asks target for its vote.
+func (g *Group) RequestVote(_ raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return do(g, target, args, dispatch{lane: transport.LaneControl, timeout: voteTimeout}, resp)
+}
+
+// RequestPreVote asks target whether it would vote.
+func (g *Group) RequestPreVote(_ raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return do(g, target, args, dispatch{lane: transport.LaneControl, timeout: voteTimeout}, resp)
+}
+
+// TimeoutNow tells target to start an election.
+func (g *Group) TimeoutNow(_ raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return do(g, target, args, dispatch{lane: transport.LaneControl, timeout: timeoutNowTimeout}, resp)
+}
+
+// InstallSnapshot drains data and refuses.
+func (g *Group) InstallSnapshot(_ raft.ServerID, _ raft.ServerAddress, _ *raft.InstallSnapshotRequest, _ *raft.InstallSnapshotResponse, data io.Reader) error {
+	if _, err := io.Copy(io.Discard, data); err != nil {
+		return fmt.Errorf("%w (reading the one to send: %w)", errNoSnapshots, err)
+	}
+	return errNoSnapshots
+}
+
+// heartbeat recognises what raft's heartbeat goroutine sends, as
+// NetworkTransport.handleCommand does (net_transport.go, v1.7.3).
+func heartbeat(args *raft.AppendEntriesRequest) bool {
+	return args.Term != 0 && len(args.Addr) > 0 && len(args.Entries) == 0 &&
+		args.PrevLogEntry == 0 && args.PrevLogTerm == 0 && args.LeaderCommitIndex == 0
+}
+
+// lazy reports whether nobody waits for args to arrive: it carries no entries
+// and no commit index that target has not been sent before. That is a
+// heartbeat, or what replicate (replication.go) sends at every CommitTimeout.
+func (g *Group) lazy(target raft.ServerAddress, args *raft.AppendEntriesRequest) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	news := args.LeaderCommitIndex > g.committed[target]
+	if news {
+		g.committed[target] = args.LeaderCommitIndex
+	}
+	return !news && len(args.Entries) == 0
+}
+
+// accept puts a request in the inbox, or drops it when raft does not keep up.
+func (g *Group) accept(in inbound) {
+	if held := g.held.Add(int64(in.size)); held <= inboxBytes {
+		select {
+		case g.inbox <- in:
+			return
+		default:
+		}
+	}
+	g.held.Add(-int64(in.size))
+	g.net.count.inboxFull.Add(1)
+}
+
+// serve gives requests to raft one by one, as raft's main loop takes them, and
+// queues the answers.
+func (g *Group) serve() {
+	for {
+		var in inbound
+		select {
+		case in = <-g.inbox:
+			g.held.Add(-int64(in.size))
+		case <-g.stop:
+			return
+		}
+		answer := make(chan raft.RPCResponse, 1) // raft answers without waiting
+		select {
+		case g.consumer <- raft.RPC{Command: in.command, RespChan: answer}:
+		case <-g.stop:
+			return
+		}
+		select {
+		case resp := <-answer:
+			g.reply(in, resp)
+		case <-g.stop:
+			return
+		}
+	}
+}
+
+// reply queues the answer to in. It is as lazy as the request, and expires when
+// the caller no longer waits.
+func (g *Group) reply(in inbound, resp raft.RPCResponse) {
+	rec := record{kind: in.kind.answer(), lazy: in.lazy, shard: g.shard, seq: in.seq}
+	msg := resp.Response
+	if resp.Error != nil {
+		text := resp.Error.Error()
+		rec.kind, msg = kindFailure, &failure{text: text[:min(len(text), maxFailureText)]}
+	}
+	frame, head := g.net.encode(in.source, rec, msg)
+	node, _ := Node(in.source) // Receive has checked it
+	g.net.send(node, transport.LaneControl, outgoing{
+		destination: in.source, frame: frame, head: head, lazy: in.lazy,
+		expires: time.Now().Add(timeoutOf(in.command)),
+	})
+}
+
+// timeoutOf is how long the caller of a request waits.
+func timeoutOf(command any) time.Duration {
+	switch m := command.(type) {
+	case *raft.AppendEntriesRequest:
+		if heartbeat(m) {
+			return heartbeatTimeout
+		}
+		return appendTimeout
+	case *raft.TimeoutNowRequest:
+		return timeoutNowTimeout
+	default:
+		return voteTimeout
+	}
+}
