@@ -44,6 +44,10 @@ func appliedResult(response any) coordinator.Result {
 		return coordinator.Result{Outcome: kv.OutcomeApplied}
 	case errors.Is(result.Err, fsm.ErrNotOwner):
 		return coordinator.Result{Outcome: kv.OutcomeNotApplied, Code: kv.CodeUnavailable, Detail: notOwner}
+	case kv.CodeOf(result.Err) == kv.CodeUnknown:
+		// Not the machine's verdict but its failure (it is closed, its disk
+		// failed): the entry is committed, and the other replicas apply it.
+		return coordinator.Result{Outcome: kv.OutcomeUnknown, Code: kv.CodeUnknown, Detail: result.Err.Error()}
 	default:
 		return coordinator.Result{Outcome: kv.OutcomeNotApplied, Code: kv.CodeOf(result.Err), Detail: result.Err.Error()}
 	}

@@ -26,8 +26,10 @@ const (
 	// queue behind a follower's fsync (they take no fast path), so it must be
 	// long against a slow one.
 	electionTimeout = time.Second
-	// leaderLease is how long a leader goes on without hearing a majority.
-	leaderLease = electionTimeout / 2
+	// leaderLease is how long a leader goes on without hearing a majority: as
+	// long as raft allows, because answers queue behind followers' fsyncs.
+	// Nothing but liveness hangs on it.
+	leaderLease = electionTimeout
 	// commitTimeout is how soon an idle follower hears of commits, which reads
 	// through it wait for.
 	commitTimeout = 50 * time.Millisecond

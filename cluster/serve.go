@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/manykv/manykv/coordinator"
 	"github.com/manykv/manykv/fsm"
@@ -15,12 +16,21 @@ import (
 	"github.com/manykv/manykv/transport"
 )
 
+// serveTimeout bounds a call whose caller gave no deadline: longer than any
+// caller of ours waits.
+const serveTimeout = time.Minute
+
 // handle serves one call. Methods among nodes are not for clients.
 func (n *Node) handle(ctx context.Context, from transport.Identity, method byte, request []byte) ([]byte, error) {
 	select {
 	case <-n.opened:
 	case <-ctx.Done():
 		return nil, &transport.RemoteError{Code: transport.CodeRefused, Message: "the node is starting"}
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var done context.CancelFunc
+		ctx, done = context.WithTimeout(ctx, serveTimeout)
+		defer done()
 	}
 	if method >= methodHello && from.Role != transport.RoleNode {
 		return nil, &transport.RemoteError{Code: transport.CodeDenied, Message: "only nodes may call this"}
