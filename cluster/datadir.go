@@ -70,13 +70,12 @@ func openDataDir(path string, node sharding.NodeID) (*dataDir, error) {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("data directory %s is in use by another process (%s is locked: %w)", path, lockFile, err)
+		err = fmt.Errorf("data directory %s is in use by another process (%s is locked: %w)", path, lockFile, err)
+		return nil, errors.Join(err, lock.Close())
 	}
 	d := &dataDir{path: path, lock: lock}
 	if err := d.load(node); err != nil {
-		lock.Close()
-		return nil, err
+		return nil, errors.Join(err, lock.Close())
 	}
 	return d, nil
 }

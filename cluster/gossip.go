@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log"
 	"net"
@@ -52,7 +53,7 @@ func openGossip(n *Node, key []byte) (*gossip, error) {
 		return nil, err
 	}
 	g := &gossip{n: n, stop: make(chan struct{}), known: make(map[sharding.NodeID]coordinator.MemberStatus)}
-	g.net = newGossipNet(n.trans, host, port)
+	g.net = newGossipNet(n.trans, host, port, n.cfg.Logger)
 	cfg := memberlist.DefaultLANConfig()
 	cfg.Name = string(n.name)
 	cfg.Transport = g.net
@@ -66,8 +67,7 @@ func openGossip(n *Node, key []byte) (*gossip, error) {
 	cfg.Events = g
 	cfg.Logger = log.New(lineLogger{n.cfg.Logger}, "", 0)
 	if g.list, err = memberlist.Create(cfg); err != nil {
-		g.net.Shutdown()
-		return nil, fmt.Errorf("gossip: %w", err)
+		return nil, errors.Join(fmt.Errorf("gossip: %w", err), g.net.Shutdown())
 	}
 	g.all.Go(g.rejoin)
 	return g, nil

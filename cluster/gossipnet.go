@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 type gossipNet struct {
 	trans      *transport.Transport
 	host, port string
+	logger     *slog.Logger
 	packets    chan *memberlist.Packet
 	streams    chan net.Conn
 	ctx        context.Context // of the pump
@@ -28,9 +30,9 @@ type gossipNet struct {
 
 var _ memberlist.NodeAwareTransport = (*gossipNet)(nil)
 
-func newGossipNet(trans *transport.Transport, host, port string) *gossipNet {
+func newGossipNet(trans *transport.Transport, host, port string, logger *slog.Logger) *gossipNet {
 	g := &gossipNet{
-		trans: trans, host: host, port: port,
+		trans: trans, host: host, port: port, logger: logger,
 		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
 	}
 	g.ctx, g.stop = context.WithCancel(context.Background())
@@ -53,7 +55,9 @@ func (g *gossipNet) pump() {
 			select {
 			case g.streams <- c:
 			case <-g.ctx.Done():
-				c.Close()
+				if err := c.Close(); err != nil {
+					g.logger.Debug("gossip: close a stream", "error", err)
+				}
 				return
 			}
 		case <-g.ctx.Done():

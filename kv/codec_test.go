@@ -177,7 +177,7 @@ func TestDecoderRefuses(t *testing.T) {
 				d.Bytes() != nil || d.String() != "" || d.Keys() != nil || d.Rest() != nil {
 				t.Error("a failed decoder still reads something")
 			}
-			if d.Err() != err || d.Finish() != err { //nolint:errorlint // the very same error must stick
+			if d.Err() != err || d.Finish() != err { // the very same error must stick
 				t.Errorf("the first error did not stick: %v", d.Err())
 			}
 		})
@@ -281,7 +281,7 @@ func FuzzDecoder(f *testing.F) {
 			if out > left {
 				t.Fatalf("operation %d gave %d bytes or items of %d bytes", op, out, left)
 			}
-			if failed != nil && (out != 0 || d.Err() != failed) { //nolint:errorlint // the very same error must stick
+			if failed != nil && (out != 0 || d.Err() != failed) { // the very same error must stick
 				t.Fatalf("operation %d on a failed decoder gave %d and %v, failed with %v before", op, out, d.Err(), failed)
 			}
 		}

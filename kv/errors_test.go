@@ -31,7 +31,7 @@ func TestErrorsAndCodesMatchBothWays(t *testing.T) {
 		if got := kv.CodeOf(c.err); got != c.code {
 			t.Errorf("the code of %v is %d, want %d", c.err, got, c.code)
 		}
-		if got := c.code.Err(""); got != c.err { //nolint:errorlint // without detail it is the error itself
+		if got := c.code.Err(""); got != c.err { // without detail it is the error itself
 			t.Errorf("the error of code %d is %v, want %v", c.code, got, c.err)
 		}
 		if c.err == nil {

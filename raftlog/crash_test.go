@@ -178,7 +178,7 @@ func (a *shardAcks) check(t *testing.T, s *Shard, v *ShardVotes) {
 	for index, term := range a.terms {
 		var e raft.Log
 		err := s.GetLog(index, &e)
-		if err == raft.ErrLogNotFound && (index < a.trim || a.cut != 0 && index >= a.cut) { //nolint:errorlint // unwrapped
+		if err == raft.ErrLogNotFound && (index < a.trim || a.cut != 0 && index >= a.cut) { // unwrapped
 			continue
 		}
 		if err != nil || !sameEntry(&e, crashEntry(shard, index, term)) {

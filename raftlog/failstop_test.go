@@ -84,13 +84,13 @@ func TestHungWritePoisons(t *testing.T) {
 			t.Errorf("Fatal after %v, want %v to %v", took, stallLimit, stallLimit+watchPeriod)
 		}
 		wg.Wait()
-		if answer != err { //nolint:errorlint // the very same
+		if answer != err { // the very same
 			t.Errorf("append: got %v, want %v", answer, err)
 		}
 		j.gate <- nil // the disk comes back
 		synctest.Wait()
 		want(t, l.Shard(1, 1), run(1, 1, 1, 10))
-		if err := l.Shard(1, 1).StoreLog(entryOf(1, 2, 1, 10)); err != answer { //nolint:errorlint // the very same
+		if err := l.Shard(1, 1).StoreLog(entryOf(1, 2, 1, 10)); err != answer { // the very same
 			t.Errorf("later append: got %v, want %v", err, answer)
 		}
 		if len(fatal) != 0 {

@@ -137,7 +137,7 @@ func want(t failer, s *Shard, entries []*raft.Log) {
 		if beyond >= first && beyond <= last && first != 0 {
 			continue
 		}
-		if err := s.GetLog(beyond, &raft.Log{}); err != raft.ErrLogNotFound { //nolint:errorlint // raft compares so
+		if err := s.GetLog(beyond, &raft.Log{}); err != raft.ErrLogNotFound { // raft compares so
 			t.Fatalf("%+v: index %d: got %v, want ErrLogNotFound itself", s.replica, beyond, err)
 		}
 	}

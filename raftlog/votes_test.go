@@ -258,7 +258,7 @@ func TestVotesHungWrite(t *testing.T) {
 		}
 		close(gate)
 		wg.Wait()
-		if answer != err { //nolint:errorlint // the very same
+		if answer != err { // the very same
 			t.Errorf("got %v, want %v", answer, err)
 		}
 		mustClose(t, v)
@@ -272,7 +272,7 @@ func TestVotesAfterClose(t *testing.T) {
 	}
 	mustClose(t, v)
 	mustClose(t, v)
-	if err := v.Shard(1, 1).Set([]byte("k"), []byte("v")); err != ErrClosed { //nolint:errorlint // unwrapped
+	if err := v.Shard(1, 1).Set([]byte("k"), []byte("v")); err != ErrClosed { // unwrapped
 		t.Errorf("got %v, want ErrClosed", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 // Lane is one of the two queues of one-way messages to a node. Each keeps its order; they do not wait for each other.
 type Lane uint8
 
+// The lanes.
 const (
 	LaneControl Lane = iota // small and urgent: heartbeats, votes
 	LaneData                // entries

@@ -137,7 +137,7 @@ func (l *link) timedOut(ctx context.Context) error {
 	if l.failure == nil {
 		return context.Cause(ctx)
 	}
-	return fmt.Errorf("%w; last attempt: %v", context.Cause(ctx), l.failure) // not %w: it may be a time-out of its own
+	return fmt.Errorf("%w; last attempt: %s", context.Cause(ctx), l.failure.Error()) // text only: it may be a time-out of its own
 }
 
 // up returns the connection if there is one.
