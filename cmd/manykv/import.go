@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/manykv/manykv/client"
+	"github.com/manykv/manykv/kv"
+)
+
+const (
+	// importAttempts and importPause bound how long a batch is tried again:
+	// with the time-out of each call, long enough to outlive an election or the
+	// restart of a node.
+	importAttempts = 6
+	importPause    = 250 * time.Millisecond
+	// mostParallel bounds --parallel: each holds a batch in memory.
+	mostParallel = 64
+)
+
+const importHelp = `Import every regular file below DIR: its path below DIR, with '/', is the key,
+its content the value. Files are sent in batches of at most 1,000 files and
+4 MiB. A batch that failed, even one whose outcome is unknown, is sent again a
+few times: the same content twice is harmless.
+
+Files that cannot be values (larger than 4 MiB, or a name that is not UTF-8) or
+cannot be read are reported and skipped; the exit code is 1 then.
+
+--verify reads everything back afterwards through another node, and compares
+SHA-256 sums with the files.`
+
+// importOptions are the flags of import.
+type importOptions struct {
+	create, verify, verifyOnly, json bool
+	verifyAddr                       string
+	parallel                         int
+}
+
+func (p *program) importCommand() *cobra.Command {
+	var o importOptions
+	cmd := &cobra.Command{
+		Use:   "import BUCKET DIR",
+		Short: "Import the files of a directory, and compare them",
+		Long:  importHelp,
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.parallel < 1 || o.parallel > mostParallel {
+				return usagef("--parallel %d, want 1 to %d", o.parallel, mostParallel)
+			}
+			return p.importTree(cmd.Context(), args[0], args[1], &o)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.create, "create", false, "make the bucket if there is none of that name")
+	f.BoolVar(&o.verify, "verify", false, "then read everything back and compare it with the files")
+	f.BoolVar(&o.verifyOnly, "verify-only", false, "only read everything back and compare")
+	f.StringVar(&o.verifyAddr, "verify-addr", "", "`host:port` of the node to read back through (default another than the one used)")
+	f.IntVar(&o.parallel, "parallel", 4, "how many batches are in flight")
+	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
+	return p.connects(cmd)
+}
+
+// importSummary is what is printed at the end.
+type importSummary struct {
+	Import *figures       `json:"import,omitempty"`
+	Verify *verifyFigures `json:"verify,omitempty"`
+}
+
+// figures are what was done with a tree in a time.
+type figures struct {
+	Files      int64   `json:"files"`
+	Bytes      int64   `json:"bytes"`
+	Seconds    float64 `json:"seconds"`
+	KeysPerSec float64 `json:"keys_per_second"`
+	MBPerSec   float64 `json:"mb_per_second"`
+	Skipped    remarks `json:"skipped"`
+}
+
+func (t *tree) figures(took time.Duration) figures {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return figures{
+		Files: t.files.Load(), Bytes: t.bytes.Load(), Seconds: took.Seconds(),
+		KeysPerSec: perSecond(float64(t.files.Load()), took),
+		MBPerSec:   perSecond(megabytes(t.bytes.Load()), took),
+		Skipped:    t.skipped,
+	}
+}
+
+func (f *figures) String() string {
+	return fmt.Sprintf("%d files, %.1f MB in %.2f s: %.0f keys/s, %.1f MB/s",
+		f.Files, megabytes(f.Bytes), f.Seconds, f.KeysPerSec, f.MBPerSec)
+}
+
+// errSkipped is an import, or comparison, that is not of all files.
+var errSkipped = errors.New("files were skipped")
+
+func (p *program) importTree(ctx context.Context, bucket, dir string, o *importOptions) error {
+	t, err := openTree(dir)
+	if err != nil {
+		return fmt.Errorf("directory to import: %w", err)
+	}
+	defer func() { _ = t.root.Close() }() // it was only read from
+	return p.withBucket(ctx, bucket, o.create && !o.verifyOnly, func(c *client.Client, b *client.Bucket) error {
+		var sum importSummary
+		if !o.verifyOnly {
+			sum.Import, err = p.importFiles(ctx, t, b, o)
+			if err != nil {
+				return err
+			}
+		}
+		if o.verify || o.verifyOnly {
+			sum.Verify, err = p.verifyTree(ctx, c, bucket, t.again(), o)
+			if err != nil {
+				return err
+			}
+		}
+		if o.json {
+			err = p.stdout.json(sum)
+		}
+		return errors.Join(sum.failure(), err)
+	})
+}
+
+// failure is why the exit code is not 0 although all was done that could be.
+func (s *importSummary) failure() error {
+	if s.Verify != nil && s.Verify.Differing.Count > 0 {
+		return fmt.Errorf("%d files differ", s.Verify.Differing.Count)
+	}
+	if s.Import != nil && s.Import.Skipped.Count > 0 {
+		return fmt.Errorf("%d %w", s.Import.Skipped.Count, errSkipped)
+	}
+	if s.Verify != nil && s.Verify.Skipped.Count > 0 {
+		return fmt.Errorf("%d %w", s.Verify.Skipped.Count, errSkipped)
+	}
+	return nil
+}
+
+// again is the same directory with nothing done.
+func (t *tree) again() *tree { return &tree{root: t.root, limits: t.limits} }
+
+// setter is a bucket to write to.
+type setter interface {
+	SetMany(ctx context.Context, pairs []kv.Pair) error
+}
+
+func (p *program) importFiles(ctx context.Context, t *tree, to setter, o *importOptions) (*figures, error) {
+	took, err := p.watch(ctx, "import", t, func(ctx context.Context) error {
+		return t.eachBatch(ctx, o.parallel, func(ctx context.Context, batch []file) error {
+			// Again in batches: files may have grown since they were found.
+			for pairs, err := range batches(t.pairs(batch), pairSize) {
+				if err == nil {
+					err = insist(ctx, p.conn.timeout, func(ctx context.Context) error { return to.SetMany(ctx, pairs) })
+				}
+				if err != nil {
+					return fmt.Errorf("import: files %q to %q: %w", pairs[0].Key, pairs[len(pairs)-1].Key, err)
+				}
+				for _, pair := range pairs {
+					t.bytes.Add(int64(len(pair.Value)))
+				}
+				t.files.Add(int64(len(pairs)))
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	sum := t.figures(took)
+	p.reportFigures("imported", &sum, o.json)
+	return &sum, nil
+}
+
+func (p *program) reportFigures(did string, f *figures, asJSON bool) {
+	if f.Skipped.Count > 0 {
+		p.stderr.printf("%d files skipped:\n", f.Skipped.Count)
+		f.Skipped.print(p.stderr)
+	}
+	if !asJSON {
+		p.stdout.printf("%s %s\n", did, f)
+	}
+}
+
+// insist tries a call again that may succeed later.
+func insist(ctx context.Context, timeout time.Duration, call func(context.Context) error) error {
+	pause := importPause
+	for attempt := 1; ; attempt++ {
+		attemptCtx, done := context.WithTimeout(ctx, timeout)
+		err := call(attemptCtx)
+		done()
+		switch kv.CodeOf(err) {
+		case kv.CodeUnknown, kv.CodeUnavailable, kv.CodeBusy:
+		default:
+			return err
+		}
+		if attempt == importAttempts {
+			return fmt.Errorf("after %d attempts: %w", attempt, err)
+		}
+		select {
+		case <-time.After(pause):
+			pause *= 2
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// watch runs work over the tree and shows how far it is.
+func (p *program) watch(ctx context.Context, what string, t *tree, work func(context.Context) error) (time.Duration, error) {
+	var total atomic.Int64 // bytes; 0 until they are counted
+	counting, stop := context.WithCancel(ctx)
+	counted := make(chan struct{})
+	go func() {
+		defer close(counted)
+		if p.terminal { // a second walk, so that the bar knows its end
+			total.Store(t.again().count(counting))
+		}
+	}()
+	start := time.Now()
+	shown := startProgress(p.stderr, p.terminal, func() string {
+		done, all := t.bytes.Load(), total.Load()
+		line := fmt.Sprintf("%s: %d files, %.1f MB, %.1f MB/s", what, t.files.Load(), megabytes(done),
+			perSecond(megabytes(done), time.Since(start)))
+		if all > 0 {
+			line = bar(done, all) + " " + line
+		}
+		return line
+	})
+	err := work(ctx)
+	took := time.Since(start)
+	shown.Close()
+	stop()
+	<-counted
+	return took, err
+}
+
+// count adds up the bytes of all usable files; 0 if it was interrupted.
+func (t *tree) count(ctx context.Context) int64 {
+	total := int64(0)
+	for f, err := range t.usable(t.walk(ctx)) {
+		if err != nil {
+			return 0
+		}
+		total += f.size
+	}
+	return total
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/manykv/manykv/kv"
+)
+
+// What a script sees.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// program is one run of the binary and all it knows of the world.
+type program struct {
+	stdin     io.Reader
+	stdout    *printer
+	stderr    *printer
+	lookupEnv func(string) (string, bool)
+	terminal  bool // progress may be drawn on stderr
+
+	running bool       // the command line was understood, the command began
+	conn    connection // of the data commands
+}
+
+// errFalse is the answer no: it was printed already, exit code 1 repeats it.
+var errFalse = errors.New("false")
+
+// usageError is a command that was used wrongly, found after its flags were
+// parsed.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// run executes the command that args name and returns the exit code.
+func (p *program) run(ctx context.Context, args []string) int {
+	root := p.root()
+	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
+	root.SetIn(p.stdin)
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		err = p.stdout.failure()
+	}
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errFalse):
+		return exitFailed
+	case !p.running || errors.As(err, &usage):
+		p.stderr.printf("manykv: %v\nusage: %s\n'%s --help' says more\n", err, cmd.UseLine(), cmd.CommandPath())
+		return exitUsage
+	default:
+		p.stderr.printf("manykv: %v\n", err)
+		if h := hint(err); h != "" {
+			p.stderr.printf("hint: %s\n", h)
+		}
+		return exitFailed
+	}
+}
+
+// hint says what to try next, for errors that newcomers meet.
+func hint(err error) string {
+	switch {
+	case errors.Is(err, kv.ErrNoSuchStore):
+		return "'manykv bucket create NAME' makes a bucket, and so does --create"
+	case errors.Is(err, kv.ErrUnavailable):
+		return "'manykv status' shows which nodes and shards answer"
+	default:
+		return ""
+	}
+}
+
+const rootHelp = `manykv is a replicated, sharded key-value store: many keys in one call.
+
+Start a cluster on this machine, then use it from the same directory:
+
+  manykv up
+  manykv set files readme.txt "hello" --create
+  manykv get files readme.txt
+
+Exit codes: 0 done, 1 failed, 2 used wrongly.`
+
+func (p *program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "manykv",
+		Short:         "A replicated, sharded key-value store: many keys in one call",
+		Long:          rootHelp,
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		// The command line was understood when this runs: an error before it is
+		// the caller's.
+		PersistentPreRun: func(*cobra.Command, []string) { p.running = true },
+	}
+	root.AddGroup(
+		&cobra.Group{ID: "cluster", Title: "Clusters:"},
+		&cobra.Group{ID: "data", Title: "Data:"},
+	)
+	for _, c := range []*cobra.Command{p.upCommand(), p.serverCommand(), p.certCommand(), p.statusCommand(), p.benchCommand()} {
+		c.GroupID = "cluster"
+		root.AddCommand(c)
+	}
+	for _, c := range []*cobra.Command{
+		p.bucketCommand(), p.getCommand(), p.setCommand(), p.deleteCommand(), p.existsCommand(),
+		p.getManyCommand(), p.setManyCommand(), p.deleteManyCommand(), p.importCommand(),
+	} {
+		c.GroupID = "data"
+		root.AddCommand(c)
+	}
+	return root
+}
+
+// group makes a command that only holds others. Cobra alone would answer a
+// misspelt one with help and exit code 0.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	g := &cobra.Command{
+		Use:   use + " COMMAND",
+		Short: short,
+		Args:  cobra.ArbitraryArgs,
+
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usagef("%s needs a command: %s", cmd.CommandPath(), names(cmd.Commands()))
+			}
+			return usagef("unknown command %q of %s, want one of: %s", args[0], cmd.CommandPath(), names(cmd.Commands()))
+		},
+	}
+	g.AddCommand(commands...)
+	return g
+}
+
+func names(commands []*cobra.Command) string {
+	list := ""
+	for i, c := range commands {
+		if i > 0 {
+			list += ", "
+		}
+		list += c.Name()
+	}
+	return list
+}
+
+// version is what the Go toolchain stamped: the module's version or the commit.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(devel)"
+	}
+	return info.Main.Version
+}

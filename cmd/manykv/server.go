@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/manykv/manykv/cluster"
+)
+
+// stopTimeout is how long a node that shall stop may take to hand its
+// leaderships over: several elections. What is left then is elected anew.
+const stopTimeout = 10 * time.Second
+
+const serverHelp = `Run one node until SIGINT or SIGTERM.
+
+Every setting is a flag (--data-dir), a variable of the environment
+(MANYKV_DATA_DIR) or a line of the TOML file that --config or MANYKV_CONFIG
+names (data_dir); a flag wins over the environment, the environment over the
+file. Paths in the file start at its folder.
+
+To found a cluster of three machines, make certificates once:
+
+  manykv cert ca --dir certs --cluster prod
+  manykv cert node --dir certs n1        (and n2, n3)
+  manykv cert client --dir certs app --addr 10.0.0.1:7400 --addr 10.0.0.2:7400
+
+copy to each machine certs/ca.crt, certs/gossip.key and its own certs/nX.crt and
+certs/nX.key (never ca.key), and start on each, with its own name and address:
+
+  manykv server --config manykv.toml
+
+  # manykv.toml
+  name = "n1"
+  data_dir = "/var/lib/manykv"
+  listen = "0.0.0.0:7400"
+  advertise = "10.0.0.1:7400"
+  ca_file = "certs/ca.crt"
+  cert_file = "certs/n1.crt"
+  key_file = "certs/n1.key"
+  gossip_key_file = "certs/gossip.key"
+  join = ["10.0.0.1:7400", "10.0.0.2:7400", "10.0.0.3:7400"]
+  bootstrap_expect = 3
+
+A node that has data, or sees a cluster, never founds another: the same file
+serves for every later start. One UDP port carries everything.`
+
+func (p *program) serverCommand() *cobra.Command {
+	var flagged serverConfig
+	var file string
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run one node",
+		Long:  serverHelp,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("config") {
+				file, _ = p.lookupEnv("MANYKV_CONFIG")
+			}
+			cfg, err := mergeSettings(cmd.Flags(), &flagged, p.lookupEnv, file)
+			if err != nil {
+				return err
+			}
+			return p.serve(cmd.Context(), &cfg)
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "TOML `file` with the settings")
+	addSettings(cmd.Flags(), &flagged)
+	return cmd
+}
+
+// serve runs a node until ctx ends or the node stops by itself.
+func (p *program) serve(ctx context.Context, cfg *serverConfig) error {
+	var level slog.Level
+	if cfg.LogLevel != "" {
+		if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
+			return usagef("log_level %q, want debug, info, warn or error", cfg.LogLevel)
+		}
+	}
+	logger := slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: level}))
+	node, err := cluster.Open(cluster.Config{
+		Name: cfg.Name, DataDir: cfg.DataDir, Listen: cfg.Listen, Advertise: cfg.Advertise,
+		CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, GossipKeyFile: cfg.GossipKeyFile,
+		Join: cfg.Join, BootstrapExpect: cfg.BootstrapExpect, Shards: cfg.Shards, Replicas: cfg.Replicas,
+		LogStore: cfg.LogStore, Limits: cfg.limits(), Logger: logger, Version: version(),
+	})
+	if err != nil {
+		return fmt.Errorf("start node %s: %w", cfg.Name, err)
+	}
+	logger.Info("node started", "node", cfg.Name, "addr", node.Addr(), "data", cfg.DataDir, "version", version())
+	select {
+	case <-ctx.Done():
+		logger.Info("node stops", "why", context.Cause(ctx))
+	case <-node.Done():
+	}
+	// What ctx says has come true; the handing over has its own time.
+	closing, done := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer done()
+	if err := errors.Join(node.Err(), node.Close(closing)); err != nil {
+		return fmt.Errorf("node %s: %w", cfg.Name, err)
+	}
+	logger.Info("node stopped", "node", cfg.Name)
+	return nil
+}

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/pflag"
+
+	"github.com/manykv/manykv/cluster"
+	"github.com/manykv/manykv/kv"
+)
+
+// serverConfig is a node's configuration, as its TOML file spells it.
+type serverConfig struct {
+	Name            string   `toml:"name,omitempty"`
+	DataDir         string   `toml:"data_dir,omitempty"`
+	Listen          string   `toml:"listen,omitempty"`
+	Advertise       string   `toml:"advertise,omitempty"`
+	CAFile          string   `toml:"ca_file,omitempty"`
+	CertFile        string   `toml:"cert_file,omitempty"`
+	KeyFile         string   `toml:"key_file,omitempty"`
+	GossipKeyFile   string   `toml:"gossip_key_file,omitempty"`
+	Join            []string `toml:"join,omitempty"`
+	BootstrapExpect int      `toml:"bootstrap_expect,omitempty"`
+	Shards          int      `toml:"shards,omitempty"`
+	Replicas        int      `toml:"replicas,omitempty"`
+	LogStore        string   `toml:"log_store,omitempty"`
+	LogLevel        string   `toml:"log_level,omitempty"`
+	MaxKeyBytes     int      `toml:"max_key_bytes,omitempty"`
+	MaxValueBytes   int      `toml:"max_value_bytes,omitempty"`
+	MaxBatchKeys    int      `toml:"max_batch_keys,omitempty"`
+	MaxBatchBytes   int      `toml:"max_batch_bytes,omitempty"`
+}
+
+// setting is one of them: data_dir in a file, --data-dir as a flag and
+// MANYKV_DATA_DIR in the environment.
+type setting struct {
+	name     string
+	field    func(*serverConfig) any // *string, *int or *[]string
+	required bool
+	path     bool // a relative one in a file starts at the file's folder
+	help     string
+}
+
+// settings is the one table of them.
+var settings = []setting{
+	{name: "name", field: func(c *serverConfig) any { return &c.Name }, required: true,
+		help: "the node's name, the one in its certificate"},
+	{name: "data_dir", field: func(c *serverConfig) any { return &c.DataDir }, required: true, path: true,
+		help: "directory of everything the node keeps; made if there is none"},
+	{name: "listen", field: func(c *serverConfig) any { return &c.Listen },
+		help: "UDP address to listen on, `host:port` (default 0.0.0.0:" + cluster.DefaultPort + ")"},
+	{name: "advertise", field: func(c *serverConfig) any { return &c.Advertise },
+		help: "`host:port` at which others reach the node (default listen, if that names a host)"},
+	{name: "ca_file", field: func(c *serverConfig) any { return &c.CAFile }, required: true, path: true,
+		help: "certificate of the cluster's CA"},
+	{name: "cert_file", field: func(c *serverConfig) any { return &c.CertFile }, required: true, path: true,
+		help: "the node's certificate"},
+	{name: "key_file", field: func(c *serverConfig) any { return &c.KeyFile }, required: true, path: true,
+		help: "the key of the node's certificate"},
+	{name: "gossip_key_file", field: func(c *serverConfig) any { return &c.GossipKeyFile }, required: true, path: true,
+		help: "the cluster's gossip key"},
+	{name: "join", field: func(c *serverConfig) any { return &c.Join },
+		help: "`host:port` of other nodes, comma separated; the node's own may be among them"},
+	{name: "bootstrap_expect", field: func(c *serverConfig) any { return &c.BootstrapExpect },
+		help: "number of empty nodes that found a cluster together; 0: never found one"},
+	{name: "shards", field: func(c *serverConfig) any { return &c.Shards },
+		help: "shards of a new cluster; 0: two for each node"},
+	{name: "replicas", field: func(c *serverConfig) any { return &c.Replicas },
+		help: "replicas of each shard of a new cluster; 0: three"},
+	{name: "log_store", field: func(c *serverConfig) any { return &c.LogStore },
+		help: "what keeps the log: wal (default) or boltdb"},
+	{name: "log_level", field: func(c *serverConfig) any { return &c.LogLevel },
+		help: "debug, info (default), warn or error"},
+	{name: "max_key_bytes", field: func(c *serverConfig) any { return &c.MaxKeyBytes },
+		help: "longest key; 0: 4 KiB"},
+	{name: "max_value_bytes", field: func(c *serverConfig) any { return &c.MaxValueBytes },
+		help: "longest value; 0: 4 MiB, less a little"},
+	{name: "max_batch_keys", field: func(c *serverConfig) any { return &c.MaxBatchKeys },
+		help: "most keys in a batch; 0: 10,000"},
+	{name: "max_batch_bytes", field: func(c *serverConfig) any { return &c.MaxBatchBytes },
+		help: "most bytes of keys and values in a batch; 0: 32 MiB"},
+}
+
+func (s *setting) flag() string     { return strings.ReplaceAll(s.name, "_", "-") }
+func (s *setting) variable() string { return "MANYKV_" + strings.ToUpper(s.name) }
+
+// addSettings makes a flag of every setting.
+func addSettings(flags *pflag.FlagSet, into *serverConfig) {
+	for _, s := range settings {
+		switch field := s.field(into).(type) {
+		case *string:
+			flags.StringVar(field, s.flag(), "", s.help)
+		case *int:
+			flags.IntVar(field, s.flag(), 0, s.help)
+		case *[]string:
+			flags.StringSliceVar(field, s.flag(), nil, s.help)
+		}
+	}
+}
+
+// mergeSettings returns what flags, environment and file say, in this order of
+// precedence. file may be empty.
+func mergeSettings(flags *pflag.FlagSet, flagged *serverConfig, lookupEnv func(string) (string, bool), file string) (serverConfig, error) {
+	var cfg serverConfig
+	if file != "" {
+		var err error
+		if cfg, err = loadServerConfig(file); err != nil {
+			return cfg, err
+		}
+	}
+	for _, s := range settings {
+		if flags.Changed(s.flag()) {
+			assign(s.field(&cfg), s.field(flagged))
+			continue
+		}
+		if text, ok := lookupEnv(s.variable()); ok {
+			if err := parseInto(s.field(&cfg), text); err != nil {
+				return cfg, usagef("%s=%q: %w", s.variable(), text, err)
+			}
+		}
+	}
+	return cfg, cfg.complete()
+}
+
+// complete says which of the required settings are missing.
+func (c *serverConfig) complete() error {
+	var missing []string
+	for _, s := range settings {
+		if s.required && *s.field(c).(*string) == "" {
+			missing = append(missing, s.name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	first := setting{name: missing[0]}
+	return usagef("missing: %s; give each as a flag (--%s), in the environment (%s) or in the --config file (%s)",
+		strings.Join(missing, ", "), first.flag(), first.variable(), first.name)
+}
+
+// loadServerConfig reads a server's TOML file.
+func loadServerConfig(file string) (serverConfig, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return serverConfig{}, fmt.Errorf("server configuration: %w", err)
+	}
+	cfg, err := parseServerConfig(b)
+	if err != nil {
+		return serverConfig{}, fmt.Errorf("server configuration %s: %w", file, err)
+	}
+	for _, s := range settings {
+		if !s.path {
+			continue
+		}
+		if path := s.field(&cfg).(*string); *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(filepath.Dir(file), *path)
+		}
+	}
+	return cfg, nil
+}
+
+// parseServerConfig is strict: a misspelt setting is an error.
+func parseServerConfig(b []byte) (serverConfig, error) {
+	var cfg serverConfig
+	d := toml.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	err := d.Decode(&cfg)
+	if unknown, ok := errors.AsType[*toml.StrictMissingError](err); ok {
+		first := &unknown.Errors[0]
+		row, _ := first.Position()
+		return cfg, fmt.Errorf("line %d: there is no setting %q", row, strings.Join(first.Key(), "."))
+	}
+	if wrong, ok := errors.AsType[*toml.DecodeError](err); ok {
+		row, _ := wrong.Position()
+		return cfg, fmt.Errorf("line %d: %w", row, err)
+	}
+	return cfg, err
+}
+
+func assign(to, from any) {
+	switch to := to.(type) {
+	case *string:
+		*to = *from.(*string)
+	case *int:
+		*to = *from.(*int)
+	case *[]string:
+		*to = *from.(*[]string)
+	}
+}
+
+func parseInto(to any, text string) (err error) {
+	switch to := to.(type) {
+	case *string:
+		*to = text
+	case *int:
+		*to, err = strconv.Atoi(text)
+	case *[]string:
+		*to = nil
+		for item := range strings.SplitSeq(text, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				*to = append(*to, item)
+			}
+		}
+	}
+	return err
+}
+
+func (c *serverConfig) limits() kv.Limits {
+	return kv.Limits{KeyBytes: c.MaxKeyBytes, ValueBytes: c.MaxValueBytes, BatchKeys: c.MaxBatchKeys, BatchBytes: c.MaxBatchBytes}
+}

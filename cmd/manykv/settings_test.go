@@ -1,0 +1,141 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+// merge is mergeSettings of a command line, an environment and a file's text.
+func merge(t *testing.T, line string, environment map[string]string, text string) (serverConfig, string, error) {
+	t.Helper()
+	var flagged serverConfig
+	flags := pflag.NewFlagSet("server", pflag.ContinueOnError)
+	addSettings(flags, &flagged)
+	if err := flags.Parse(strings.Fields(line)); err != nil {
+		t.Fatal(err)
+	}
+	file := ""
+	if text != "" {
+		file = filepath.Join(t.TempDir(), "server.toml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lookup := func(name string) (string, bool) {
+		value, ok := environment[name]
+		return value, ok
+	}
+	cfg, err := mergeSettings(flags, &flagged, lookup, file)
+	return cfg, filepath.Dir(file), err
+}
+
+const wholeFile = `name = "file"
+data_dir = "data"
+listen = "127.0.0.1:1"
+ca_file = "ca.crt"
+cert_file = "/etc/n1.crt"
+key_file = "n1.key"
+gossip_key_file = "gossip.key"
+join = ["a:1", "b:1"]
+bootstrap_expect = 2
+`
+
+func TestAFlagWinsOverTheEnvironmentAndThatOverTheFile(t *testing.T) {
+	environment := map[string]string{
+		"MANYKV_NAME": "environment", "MANYKV_LISTEN": "127.0.0.1:2", "MANYKV_JOIN": "c:2, d:2", "MANYKV_SHARDS": "7",
+	}
+	cfg, dir, err := merge(t, "--name flag --key-file k.key --max-key-bytes 100", environment, wholeFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := serverConfig{
+		Name:            "flag",        // flag over environment over file
+		Listen:          "127.0.0.1:2", // environment over file
+		Join:            []string{"c:2", "d:2"},
+		BootstrapExpect: 2, // file
+		Shards:          7, // environment
+		MaxKeyBytes:     100,
+		DataDir:         filepath.Join(dir, "data"), // of a file: starts at its folder
+		CAFile:          filepath.Join(dir, "ca.crt"),
+		CertFile:        "/etc/n1.crt",
+		KeyFile:         "k.key", // of a flag: starts here
+		GossipKeyFile:   filepath.Join(dir, "gossip.key"),
+	}
+	if !reflect.DeepEqual(cfg, want) {
+		t.Errorf("got  %+v\nwant %+v", cfg, want)
+	}
+}
+
+func TestAFlagCanSetBackToNothing(t *testing.T) {
+	cfg, _, err := merge(t, "--bootstrap-expect 0 --join x:1", map[string]string{"MANYKV_JOIN": "y:1"}, wholeFile)
+	if err != nil || cfg.BootstrapExpect != 0 || !reflect.DeepEqual(cfg.Join, []string{"x:1"}) {
+		t.Errorf("got %+v, %v, want no bootstrap_expect and to join x:1 alone", cfg, err)
+	}
+}
+
+func TestWhatIsWrongWithSettingsIsSaid(t *testing.T) {
+	for _, c := range []struct {
+		name, line  string
+		environment map[string]string
+		file        string
+		says        string
+	}{
+		{"a number in the environment", "", map[string]string{"MANYKV_SHARDS": "many"}, wholeFile, `MANYKV_SHARDS="many"`},
+		{"a misspelt setting", "", nil, wholeFile + "bootstrap_except = 3\n", `line 10: there is no setting "bootstrap_except"`},
+		{"a setting of the wrong kind", "", nil, "\nname = 3", "line 2: "},
+		{"missing settings", "--name n1 --data-dir d", nil, "", "missing: ca_file, cert_file, key_file, gossip_key_file"},
+		{"how to give it", "--name n1", nil, "", "(--data-dir), in the environment (MANYKV_DATA_DIR)"},
+		{"an empty name", "--name=", nil, wholeFile, "missing: name"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if cfg, _, err := merge(t, c.line, c.environment, c.file); err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %+v, %v, want an error that says %q", cfg, err, c.says)
+			}
+		})
+	}
+}
+
+func TestEverySettingIsAFieldAndEveryFieldASetting(t *testing.T) {
+	var cfg serverConfig
+	fields := make(map[any]string) // by address
+	for _, s := range settings {
+		fields[s.field(&cfg)] = s.name
+	}
+	v := reflect.ValueOf(&cfg).Elem()
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("toml"), ",")
+		if got := fields[v.Field(i).Addr().Interface()]; got != name {
+			t.Errorf("field %s: got setting %q, want %q", v.Type().Field(i).Name, got, name)
+		}
+	}
+	if v.NumField() != len(settings) {
+		t.Errorf("got %d settings, want %d", len(settings), v.NumField())
+	}
+}
+
+func TestTheHelpsExampleIsAConfiguration(t *testing.T) {
+	_, example, ok := strings.Cut(serverHelp, "# manykv.toml\n")
+	if !ok {
+		t.Fatal("there is no example in the help")
+	}
+	example, _, _ = strings.Cut(example, "\n\n")
+	cfg, err := parseServerConfig([]byte(example))
+	if err != nil || cfg.complete() != nil || cfg.BootstrapExpect != len(cfg.Join) {
+		t.Errorf("got %+v, %v, %v, want a whole configuration", cfg, err, cfg.complete())
+	}
+}
+
+func TestServerTakesItsFileFromTheEnvironment(t *testing.T) {
+	r := runHere(t, map[string]string{"MANYKV_CONFIG": "/nowhere/n1.toml"}, "server")
+	r.mustFail(t, exitFailed, "/nowhere/n1.toml")
+}
+
+func TestTheLogLevelIsChecked(t *testing.T) {
+	r := runHere(t, nil, strings.Fields("server --name n --data-dir d --ca-file c --cert-file c --key-file k --gossip-key-file g --log-level loud")...)
+	r.mustFail(t, exitUsage, `log_level "loud", want debug, info, warn or error`)
+}

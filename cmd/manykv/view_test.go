@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/manykv/manykv/client"
+	"github.com/manykv/manykv/sharding"
+)
+
+// nodesSay is the answers of nodes: JSON as they send it, or why there is none.
+func nodesSay(t *testing.T, answers ...string) []client.Status {
+	t.Helper()
+	var out []client.Status
+	for i, text := range answers {
+		s := client.Status{Node: sharding.NodeID(nodeName(i)), Addr: "127.0.0.1:740" + string(rune('0'+i))}
+		if err := json.Unmarshal([]byte(text), &s.Status); err != nil {
+			s.Err = errors.New(text)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+const (
+	wholeN1 = `{"node":"n1","state":"serving","epoch":4,"version":"v1","shards":[
+		{"shard":0,"role":"leader","leader":"n1","term":3,"commit":10,"applied":10,"voters":["n1","n2"]},
+		{"shard":1,"role":"follower","leader":"n2","term":5,"commit":99,"applied":100,"voters":["n1","n2"],"first_slot":0,"last_slot":16383}]}`
+	wholeN2 = `{"node":"n2","state":"serving","epoch":4,"version":"v1","shards":[
+		{"shard":0,"role":"follower","leader":"n1","term":3,"commit":10,"applied":10,"voters":["n1","n2"]},
+		{"shard":1,"role":"leader","leader":"n2","term":5,"commit":100,"applied":100,"voters":["n1","n2"],"first_slot":0,"last_slot":16383}]}`
+)
+
+func TestStatusTables(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		answers []string
+	}{
+		{"whole", []string{wholeN1, wholeN2}},
+		{"unreachable", []string{wholeN1, "node n2: no route to host"}},
+		{"behind", []string{strings.Replace(wholeN1, `"applied":100`, `"applied":93`, 1), wholeN2}},
+		{"forming", []string{`{"node":"n1","state":"forming"}`, `{"node":"n2","state":"forming"}`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := newView(nodesSay(t, c.answers...))
+			var out bytes.Buffer
+			v.print(&printer{w: &out})
+			out.WriteString("\nmissing: " + strings.Join(v.missing(nil), "; ") + "\n\n")
+			if err := (&printer{w: &out}).json(v); err != nil {
+				t.Fatal(err)
+			}
+			want, err := os.ReadFile(filepath.Join("testdata", "status-"+c.name+".txt"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out.String() != string(want) {
+				t.Errorf("got\n%s\nwant\n%s", &out, want)
+			}
+		})
+	}
+}
+
+func TestOfTwoLeadersTheLaterTermCounts(t *testing.T) {
+	deposed := strings.Replace(wholeN1, `"role":"follower","leader":"n2","term":5`, `"role":"leader","leader":"n1","term":4`, 1)
+	for range 20 { // whatever the order of a Go map
+		v := newView(nodesSay(t, deposed, wholeN2))
+		if s := v.Shards[1]; s.Leader != "n2" || s.Term != 5 || s.Commit != 100 {
+			t.Fatalf("got %+v, want n2 to lead in term 5", s)
+		}
+	}
+}
+
+func TestTheDeadAreNotWaitedFor(t *testing.T) {
+	v := newView(nodesSay(t, wholeN1, "dead"))
+	if got := v.missing(map[sharding.NodeID]bool{"n2": true}); len(got) != 1 || got[0] != "shard 1 has no leader" {
+		t.Errorf("got %q, want only that shard 1, which n2 led, has no leader", got)
+	}
+}
+
+// scripted answers one after the other; the last for ever.
+type scripted struct{ answers [][]client.Status }
+
+func (s *scripted) Status(context.Context) ([]client.Status, error) {
+	next := s.answers[0]
+	if len(s.answers) > 1 {
+		s.answers = s.answers[1:]
+	}
+	return next, nil
+}
+
+func nobodyDied() map[sharding.NodeID]bool { return nil }
+
+func TestWaitingEndsWhenTheClusterIsWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, done := context.WithTimeout(t.Context(), time.Second)
+		defer done()
+		c := &scripted{[][]client.Status{
+			nodesSay(t, wholeN1, "no answer"),
+			nodesSay(t, wholeN1, `{"node":"n2","state":"forming"}`),
+			nodesSay(t, wholeN1, wholeN2),
+		}}
+		start := time.Now()
+		v, err := awaitWhole(ctx, c, nobodyDied)
+		if err != nil || len(v.Nodes) != 2 || time.Since(start) != 2*pollEvery {
+			t.Errorf("got %+v, %v after %v, want the whole cluster after two pauses", v, err, time.Since(start))
+		}
+	})
+}
+
+func TestWaitingEndsInTimeAndSaysWhatIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, done := context.WithTimeout(t.Context(), time.Second)
+		defer done()
+		c := &scripted{[][]client.Status{nodesSay(t, wholeN1, "no answer")}}
+		v, err := awaitWhole(ctx, c, nobodyDied)
+		if err == nil || !strings.Contains(err.Error(), "node n2 is unreachable: no answer") || len(v.Nodes) != 2 {
+			t.Errorf("got %+v, %v, want what is known, and that n2 is unreachable", v, err)
+		}
+	})
+}
+
+// silent is a cluster of which nothing is known.
+type silent struct{}
+
+func (silent) Status(ctx context.Context) ([]client.Status, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestWaitingForNobodyEndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, done := context.WithTimeout(t.Context(), time.Second)
+		defer done()
+		if _, err := awaitWhole(ctx, silent{}, nobodyDied); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+		}
+	})
+}
