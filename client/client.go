@@ -173,39 +173,40 @@ func (c *Client) call(ctx context.Context, node sharding.NodeID, method byte, re
 	return c.trans.Call(ctx, string(node), method, request)
 }
 
-// askTimeout is how long a node may take to take a request through, or to hand
-// out its map, before another is asked: twice an election time-out, as a
-// coordinator waits.
-const askTimeout = 2 * time.Second
+// retryPause separates attempts at nodes of which none can be reached, or has a
+// map: short against what is waited for, a restart or the forming of a cluster.
+const retryPause = 100 * time.Millisecond
 
 // callThrough asks the nodes of Addrs one after the other, beginning with the
-// one that answered last, until one took the request. The last of them is waited
-// for as long as ctx allows.
-func (c *Client) callThrough(ctx context.Context, method byte, request []byte) (answer []byte, err error) {
-	nodes := uint32(len(c.cfg.Addrs))
-	first := c.via.Load() % nodes
-	for i := range nodes {
-		at := (first + i) % nodes
-		call := func(ctx context.Context) ([]byte, error) {
-			answer, _, err := c.trans.CallAddr(ctx, c.cfg.Addrs[at], method, request)
+// one that answered last, until one took the request or ctx ended.
+func (c *Client) callThrough(ctx context.Context, method byte, request []byte) ([]byte, error) {
+	for {
+		answer, err := c.callOneOf(ctx, method, request)
+		if !errors.Is(err, transport.ErrNotSent) || errors.Is(err, transport.ErrIdentity) || errors.Is(err, transport.ErrClosed) {
 			return answer, err
 		}
-		if i == nodes-1 {
-			answer, err = call(ctx)
-		} else {
-			answer, err = coordinator.CallReachable(ctx, askTimeout, call, func(ctx context.Context) error {
-				_, err := c.askMap(ctx, c.cfg.Addrs[at], c.coord.Map().Epoch)
-				return err
-			})
+		select {
+		case <-time.After(retryPause):
+		case <-ctx.Done():
+			return nil, err
 		}
-		switch {
-		case errors.Is(err, transport.ErrNotSent):
+	}
+}
+
+// callOneOf asks each node of Addrs once, until one took the request.
+func (c *Client) callOneOf(ctx context.Context, method byte, request []byte) (answer []byte, err error) {
+	nodes := uint32(len(c.cfg.Addrs))
+	first := c.via.Load()
+	for i := range nodes {
+		at := (first + i) % nodes
+		answer, _, err = c.trans.CallAddr(ctx, c.cfg.Addrs[at], method, request)
+		if errors.Is(err, transport.ErrNotSent) {
 			continue
-		case errors.Is(err, transport.ErrLost):
-			c.via.CompareAndSwap(first, (at+1)%nodes) // it may hang: the next call begins elsewhere
-		default:
-			c.via.CompareAndSwap(first, at)
 		}
+		if errors.Is(err, transport.ErrLost) {
+			at = (at + 1) % nodes // it may hang: the next call begins elsewhere
+		}
+		c.via.CompareAndSwap(first, at)
 		return answer, err
 	}
 	return nil, err
@@ -214,7 +215,6 @@ func (c *Client) callThrough(ctx context.Context, method byte, request []byte) (
 // firstMap asks until a map came or ctx ended: a cluster that is just being
 // formed has none yet. A refused certificate is no reason to ask again.
 func (c *Client) firstMap(ctx context.Context) error {
-	const pause = 100 * time.Millisecond // against a cluster that takes seconds to form
 	for {
 		m, err := c.fetchMap(ctx, 0)
 		switch {
@@ -227,7 +227,7 @@ func (c *Client) firstMap(ctx context.Context) error {
 			err = errors.New("the cluster is not formed yet")
 		}
 		select {
-		case <-time.After(pause):
+		case <-time.After(retryPause):
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
 		}
@@ -270,6 +270,9 @@ func (c *Client) fetchMap(ctx context.Context, epoch uint64) (*sharding.Map, err
 	}
 	return nil, err
 }
+
+// askTimeout bounds the wait for a node that hangs: others may have a map by now.
+const askTimeout = 2 * time.Second
 
 func (c *Client) askMap(ctx context.Context, addr string, epoch uint64) (*sharding.Map, error) {
 	ctx, done := context.WithTimeout(ctx, askTimeout)

@@ -21,14 +21,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // testCluster is n nodes of one cluster in this process, on loopback.
 type testCluster struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	cfgs  []Config
 	nodes []*Node
 }
 
 // freePorts returns n UDP ports that were free a moment ago.
-func freePorts(t *testing.T, n int) []int {
+func freePorts(t testing.TB, n int) []int {
 	t.Helper()
 	ports := make([]int, n)
 	for i := range ports {
@@ -43,7 +43,7 @@ func freePorts(t *testing.T, n int) []int {
 }
 
 // newCluster makes certificates and configurations for n nodes and starts none.
-func newCluster(t *testing.T, n int, edit func(i int, cfg *Config)) *testCluster {
+func newCluster(t testing.TB, n int, edit func(i int, cfg *Config)) *testCluster {
 	t.Helper()
 	c := &testCluster{t: t, dir: t.TempDir(), nodes: make([]*Node, n)}
 	certs := filepath.Join(c.dir, "certs")
@@ -72,14 +72,14 @@ func newCluster(t *testing.T, n int, edit func(i int, cfg *Config)) *testCluster
 }
 
 // testLogger logs to standard error when MANYKV_TEST_LOG is set.
-func testLogger(t *testing.T, name string) *slog.Logger {
+func testLogger(t testing.TB, name string) *slog.Logger {
 	if os.Getenv("MANYKV_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", name)
 }
 
-func startCluster(t *testing.T, n int) *testCluster {
+func startCluster(t testing.TB, n int) *testCluster {
 	t.Helper()
 	c := newCluster(t, n, nil)
 	for i := range n {
@@ -142,7 +142,7 @@ func (c *testCluster) client(cfg client.Config) *client.Client {
 }
 
 // bucket makes a bucket and opens it.
-func bucket(t *testing.T, cl *client.Client, name string) *client.Bucket {
+func bucket(t testing.TB, cl *client.Client, name string) *client.Bucket {
 	t.Helper()
 	must(t, cl.CreateBucket(t.Context(), name))
 	b, err := cl.Bucket(t.Context(), name)
@@ -150,7 +150,7 @@ func bucket(t *testing.T, cl *client.Client, name string) *client.Bucket {
 	return b
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

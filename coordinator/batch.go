@@ -261,7 +261,7 @@ func (b *batch) exchange(ctx context.Context, x *exchange) {
 		answer, err = b.c.send(attempt, x.node, MethodParts, x.request)
 		x.slow = err != nil && attempt.Err() != nil
 	} else {
-		answer, err = b.c.sendWrite(ctx, x.node, MethodParts, x.request)
+		answer, err = b.c.send(ctx, x.node, MethodParts, x.request)
 	}
 	if err == nil {
 		x.answer, err = DecodeAnswer(answer)
@@ -327,6 +327,8 @@ func (b *batch) settleError(t *table, x *exchange) {
 		b.fail(class)
 	case errors.Is(class, kv.ErrBusy):
 		b.refusal = class
+	case errors.Is(err, transport.ErrClosed):
+		b.fail(fmt.Errorf("%w: %w", kv.ErrUnavailable, err))
 	case b.op.reads() && errors.As(err, &remote):
 		b.fail(fmt.Errorf("%w: %w", kv.ErrInvalid, err))
 	}

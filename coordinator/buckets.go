@@ -9,6 +9,7 @@ import (
 
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
+	"github.com/manykv/manykv/transport"
 )
 
 // BucketOp says what a bucket request does.
@@ -123,7 +124,7 @@ func (c *Coordinator) buckets(ctx context.Context, r BucketRequest) (BucketAnswe
 		if err == nil {
 			return a, nil
 		}
-		if !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrBusy) {
+		if !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrBusy) || errors.Is(err, transport.ErrClosed) {
 			return BucketAnswer{}, err
 		}
 		last = err
@@ -151,7 +152,7 @@ func (c *Coordinator) askMeta(ctx context.Context, r BucketRequest, request []by
 	node := t.leader(sharding.Meta)
 	var b []byte
 	if r.Op == BucketCreate { // a create is sent once and waited for: see batch.exchange
-		b, err = c.sendWrite(ctx, node, MethodBuckets, request)
+		b, err = c.send(ctx, node, MethodBuckets, request)
 	} else {
 		attempt, done := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
 		defer done()

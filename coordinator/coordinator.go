@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -24,9 +23,8 @@ type Config struct {
 	FetchMap func(ctx context.Context, epoch uint64) (*sharding.Map, error)
 	// Limits bound each call.
 	Limits kv.Limits
-	// AttemptTimeout is how long a read waits for one node, and a write for a
-	// connection to it, before another replica is asked; default 2 s, twice an
-	// election time-out.
+	// AttemptTimeout is how long a read waits for one node before it asks
+	// another replica; default 2 s, twice an election time-out.
 	AttemptTimeout time.Duration
 }
 
@@ -131,20 +129,6 @@ func (c *Coordinator) send(ctx context.Context, node sharding.NodeID, method byt
 		return c.cfg.Serve(ctx, request)
 	}
 	return c.cfg.Call(ctx, node, method, request)
-}
-
-// sendWrite carries what must not be sent twice, and so is waited for as long as
-// the caller waits.
-func (c *Coordinator) sendWrite(ctx context.Context, node sharding.NodeID, method byte, request []byte) ([]byte, error) {
-	if node == c.cfg.Self {
-		return c.send(ctx, node, method, request)
-	}
-	return CallReachable(ctx, c.cfg.AttemptTimeout,
-		func(ctx context.Context) ([]byte, error) { return c.send(ctx, node, method, request) },
-		func(ctx context.Context) error {
-			_, err := c.cfg.Call(ctx, node, MethodMap, binary.BigEndian.AppendUint64(nil, c.Map().Epoch))
-			return err
-		})
 }
 
 // table returns the routes, fetching a first map if there is none.

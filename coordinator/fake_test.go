@@ -29,7 +29,6 @@ type fakeCluster struct {
 	fates    map[sharding.NodeID][]fate // of the next requests to a node
 	always   fate                       // when there are no more
 	requests []seen
-	probes   int
 	writes   writeLog
 	late     [][]byte // commands on their way that arrive after the caller has left
 	buckets  []string // names; the id of a bucket is its place, from 1
@@ -179,6 +178,9 @@ func lostErr(node sharding.NodeID, why error) error {
 	return fmt.Errorf("transport: node %s: %w: %w", node, transport.ErrLost, why)
 }
 
+// connectWait is how long the transport waits for a connection.
+const connectWait = 500 * time.Millisecond
+
 var errNetwork = errors.New("the network is down")
 
 // call is Config.Call.
@@ -186,10 +188,7 @@ func (f *fakeCluster) call(ctx context.Context, node sharding.NodeID, method byt
 	if ctx.Err() != nil {
 		return nil, notSentErr(node, context.Cause(ctx))
 	}
-	switch method {
-	case MethodMap:
-		return nil, f.probe(ctx, node)
-	case MethodBuckets:
+	if method == MethodBuckets {
 		return f.bucketCall(ctx, node, request)
 	}
 	q, err := DecodeRequest(request)
@@ -211,19 +210,6 @@ func (f *fakeCluster) call(ctx context.Context, node sharding.NodeID, method byt
 	return f.serve(node, q, fate), nil
 }
 
-// probe answers a caller that asks whether the node can be reached at all.
-func (f *fakeCluster) probe(ctx context.Context, node sharding.NodeID) error {
-	f.mu.Lock()
-	f.probes++
-	unreachable := f.always == notConnected
-	f.mu.Unlock()
-	if unreachable {
-		<-ctx.Done()
-		return notSentErr(node, context.Cause(ctx))
-	}
-	return nil
-}
-
 func (f *fakeCluster) problem(err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -241,14 +227,17 @@ func commandsOf(q *Request) (out [][]byte) {
 
 // callFails plays the fates of whole calls; nil if the request is to be served.
 func (f *fakeCluster) callFails(ctx context.Context, node sharding.NodeID, q *Request, fate fate) error {
-	if fate == notConnected || fate == hungBefore || fate == hungAfter {
+	switch fate {
+	case notConnected:
+		sleep(ctx, connectWait)
+	case hungBefore, hungAfter:
 		<-ctx.Done()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	commands := commandsOf(q)
 	switch fate {
-	case lostBefore, hungBefore, failedBefore:
+	case lostBefore, lostClosed, hungBefore, failedBefore:
 		f.expose(commands)
 	case lostAfter, hungAfter, failedAfter, failedCode, garbage, missingPart, wrongShard, strangeStatus:
 		f.expose(commands)
@@ -260,10 +249,12 @@ func (f *fakeCluster) callFails(ctx context.Context, node sharding.NodeID, q *Re
 		f.late = append(f.late, commands...)
 	}
 	switch fate {
-	case notSent:
+	case notSent, notConnected:
 		return notSentErr(node, errNetwork)
-	case notConnected:
-		return notSentErr(node, context.Cause(ctx))
+	case closed:
+		return notSentErr(node, transport.ErrClosed)
+	case lostClosed:
+		return lostErr(node, transport.ErrClosed)
 	case lostBefore, lostAfter, lostLater:
 		return lostErr(node, errNetwork)
 	case hungBefore, hungAfter:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
@@ -18,7 +19,9 @@ const (
 
 	// The call fails.
 	notSent
-	notConnected // not sent, known when the caller's time is up
+	notConnected // not sent, known after a while
+	closed       // not sent, nor ever again: the caller's own end is closed
+	lostClosed   // as lost, by the same
 	lostBefore   // and nothing is applied
 	lostAfter    // and all is applied
 	lostLater    // and all is applied after the caller has left
@@ -51,6 +54,7 @@ const (
 	// Of writes: the first command of each part is applied; reads are served.
 	restNotProposed
 	restNotLeader // a result says not applied, for now
+	restNoReason  // a result says not applied and not why
 	restBusy
 	restNoStore  // a result says not applied, for good
 	restUnknown  // a result says unknown; it is applied
@@ -63,13 +67,13 @@ func (f fate) broken() bool { return f == missingPart || f == wrongShard || f ==
 
 // harmless are fates after which trying again must help, for a write too.
 var harmless = []fate{
-	served, notSent, pointsRight, pointsWrong, pointsNowhere, pointsAway, pointsBack, mapIsOld, mapIsNew,
-	restNotProposed, restNotLeader,
+	served, notSent, notConnected, pointsRight, pointsWrong, pointsNowhere, pointsAway, pointsBack, mapIsOld, mapIsNew,
+	restNotProposed, restNotLeader, restNoReason,
 }
 
 // harmlessToReads are those after which trying a read again must help.
 var harmlessToReads = append([]fate{
-	notConnected, lostBefore, hungBefore, garbage, missingPart, wrongShard, strangeStatus,
+	lostBefore, hungBefore, garbage, missingPart, wrongShard, strangeStatus,
 }, harmless...)
 
 const lastFate = firstMissing
@@ -194,6 +198,8 @@ func (f *fakeCluster) write(p *Part, a *PartAnswer, fate fate) {
 		applied = 1
 	case restNotLeader:
 		applied, rest.Code, rest.Detail = 1, kv.CodeUnavailable, "leadership lost"
+	case restNoReason:
+		applied = 1
 	case restBusy:
 		applied, rest.Code = 1, kv.CodeBusy
 	case restNoStore:
@@ -234,7 +240,7 @@ func (f *fakeCluster) bucketCall(ctx context.Context, node sharding.NodeID, requ
 		return nil, f.problem(err)
 	}
 	f.mu.Lock()
-	f.requests = append(f.requests, seen{node: node})
+	f.requests = append(f.requests, seen{node: node, at: time.Now()})
 	fate := f.next(node)
 	f.mu.Unlock()
 	if err := f.callFails(ctx, node, &Request{}, fate); err != nil {

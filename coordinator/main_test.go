@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"encoding/hex"
+	"flag"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +13,14 @@ import (
 	"github.com/manykv/manykv/kv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Faults meet in more ways than rapid's hundred tries show; a try takes a
+	// fraction of a millisecond.
+	if err := flag.Set("rapid.checks", "3000"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // callTime is the time a call has in these tests: far more than a few time-outs
 // of one node (2 s) take.
@@ -50,11 +58,4 @@ func pairsOf(keys []string, value string) []kv.Pair {
 		pairs[i] = kv.Pair{Key: key, Value: []byte(value)}
 	}
 	return pairs
-}
-
-// callContext gives a call its time.
-func callContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
-	t.Cleanup(cancel)
-	return ctx
 }

@@ -1,0 +1,169 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
+)
+
+// catalogue is what both a Coordinator and a Through offer.
+type catalogue interface {
+	OpenBucket(ctx context.Context, name string) (uint64, error)
+	CreateBucket(ctx context.Context, name string) error
+	ListBuckets(ctx context.Context) ([]string, error)
+}
+
+// eachCatalogue runs a test with a coordinator and with one behind a node.
+func eachCatalogue(t *testing.T, test func(t *testing.T, ctx context.Context, f *fakeCluster, c catalogue)) {
+	t.Run("coordinator", func(t *testing.T) {
+		within(t, func(t *testing.T, ctx context.Context) {
+			f := newFake(3, 1, 3)
+			test(t, ctx, f, f.coordinator(kv.Limits{}))
+		})
+	})
+	t.Run("through", func(t *testing.T) {
+		within(t, func(t *testing.T, ctx context.Context) {
+			f := newFake(3, 1, 3)
+			test(t, ctx, f, &Through{Call: (&through{node: f.node("n1", kv.Limits{})}).call})
+		})
+	})
+}
+
+func TestBuckets(t *testing.T) {
+	eachCatalogue(t, func(t *testing.T, ctx context.Context, f *fakeCluster, c catalogue) {
+		f.leads = 1 // a redirect away
+		must(t, c.CreateBucket(ctx, "one"))
+		must(t, c.CreateBucket(ctx, "two"))
+		id, err := c.OpenBucket(ctx, "two")
+		if err != nil || id != 2 {
+			t.Errorf("bucket two is %d, %v, want 2", id, err)
+		}
+		names, err := c.ListBuckets(ctx)
+		if err != nil || !slices.Equal(names, []string{"one", "two"}) {
+			t.Errorf("buckets %q, %v", names, err)
+		}
+		checkClass(t, "create it again", c.CreateBucket(ctx, "two"), kv.ErrExists)
+		_, err = c.OpenBucket(ctx, "three")
+		checkClass(t, "open what is not there", err, kv.ErrNoSuchStore)
+
+		f.requests = nil
+		for _, name := range []string{"", "a:b", "\xff"} {
+			checkClass(t, "create "+name, c.CreateBucket(ctx, name), kv.ErrInvalid)
+			_, err := c.OpenBucket(ctx, name)
+			checkClass(t, "open "+name, err, kv.ErrInvalid)
+		}
+		if n := len(f.seenBy("")); n > 0 {
+			t.Errorf("%d requests about bad names", n)
+		}
+	})
+}
+
+// What callers see when the meta group does the same thing for ever.
+func TestEveryFaultOfTheCatalogueHasItsClass(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		fate         fate
+		open, create error
+		made         bool // the bucket
+	}{
+		{"nothing can be sent", notSent, kv.ErrUnavailable, kv.ErrUnavailable, false},
+		{"nobody can be reached", notConnected, kv.ErrUnavailable, kv.ErrUnavailable, false},
+		{"lost on the way there", lostBefore, kv.ErrUnavailable, kv.ErrUnknown, false},
+		{"lost on the way back", lostAfter, kv.ErrUnavailable, kv.ErrUnknown, true},
+		{"no answer", hungBefore, kv.ErrUnavailable, kv.ErrUnknown, false},
+		{"access denied", deniedCall, kv.ErrAccessDenied, kv.ErrAccessDenied, false},
+		{"a handler fails after", failedAfter, kv.ErrUnavailable, kv.ErrUnknown, true},
+		{"garbage", garbage, kv.ErrUnavailable, kv.ErrUnknown, false},
+		{"nobody leads", pointsNowhere, kv.ErrUnavailable, kv.ErrUnavailable, false},
+		{"leaders point at strangers", pointsAway, kv.ErrUnavailable, kv.ErrUnavailable, false},
+		{"a node without a map", mapIsNew, kv.ErrUnavailable, kv.ErrUnavailable, false},
+		{"invalid", partInvalid, kv.ErrInvalid, kv.ErrInvalid, false},
+		{"a code of a later version", partUnknownCode, kv.ErrUnavailable, kv.ErrUnknown, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			eachCatalogue(t, func(t *testing.T, ctx context.Context, f *fakeCluster, cat catalogue) {
+				f.always = c.fate
+				checkClass(t, "create", cat.CreateBucket(ctx, "one"), c.create)
+				if got := slices.Contains(f.buckets, "one"); got != c.made {
+					t.Errorf("the bucket was made: %v, want %v", got, c.made)
+				}
+				if c.create == kv.ErrUnknown && len(f.seenBy("")) != 1 { // one of the table's
+					t.Errorf("a create of unknown outcome was sent %d times", len(f.seenBy("")))
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), callTime)
+				defer cancel()
+				_, err := cat.OpenBucket(ctx, "one")
+				checkClass(t, "open", err, c.open)
+			})
+		})
+	}
+}
+
+// What passes by itself is not seen by the caller.
+func TestTheMetaLeaderIsFound(t *testing.T) {
+	eachCatalogue(t, func(t *testing.T, ctx context.Context, f *fakeCluster, c catalogue) {
+		for i, id := range []sharding.NodeID{"n1", "n2", "n3"} {
+			f.will(id, []fate{notSent, pointsNowhere, pointsAway}[i], partBusy, pointsRight, pointsBack, mapIsNew)
+		}
+		must(t, c.CreateBucket(ctx, "one"))
+		for _, id := range []sharding.NodeID{"n1", "n2", "n3"} {
+			f.will(id, lostBefore, hungBefore, garbage, partBusy)
+		}
+		if id, err := c.OpenBucket(ctx, "one"); err != nil || id != 1 {
+			t.Errorf("bucket one is %d, %v", id, err)
+		}
+		if len(f.buckets) != 1 {
+			t.Errorf("buckets %q", f.buckets)
+		}
+	})
+}
+
+// Redirects in a circle are an election, and get their pauses.
+func TestBucketRedirectsAreFollowedAtOnceTwice(t *testing.T) {
+	within(t, func(t *testing.T, ctx context.Context) {
+		f := newFake(3, 1, 3)
+		f.always = pointsRight // each has just lost the lead to the next
+		_, err := f.coordinator(kv.Limits{}).ListBuckets(ctx)
+		checkClass(t, "list", err, kv.ErrUnavailable)
+		got := pauses(f.seenBy(""))
+		if most := int(callTime / lastBackoff * 3 / 2); len(got) > most || got[0] != 0 || got[1] != 0 || got[2] < firstBackoff {
+			t.Errorf("%d requests with pauses of %v …, want at most %d, and a pause after two redirects", len(got), got[:3], most)
+		}
+	})
+}
+
+// The answer of a node in between is judged like any other.
+func TestBucketsThroughANodeThatFails(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		fate         fate
+		list, create error
+	}{
+		{"not sent", notSent, kv.ErrUnavailable, kv.ErrUnavailable},
+		{"lost", lostAfter, kv.ErrUnavailable, kv.ErrUnknown},
+		{"over budget", refusedCall, kv.ErrBusy, kv.ErrBusy},
+		{"access denied", deniedCall, kv.ErrAccessDenied, kv.ErrAccessDenied},
+		{"failed", failedAfter, kv.ErrUnavailable, kv.ErrUnknown},
+		{"garbage", garbage, kv.ErrUnavailable, kv.ErrUnknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFake(3, 1, 3)
+			th := &Through{Call: (&through{node: f.node("n1", kv.Limits{}), fates: []fate{c.fate, c.fate}}).call}
+			_, err := th.ListBuckets(t.Context())
+			checkClass(t, "list", err, c.list)
+			checkClass(t, "create", th.CreateBucket(t.Context(), "one"), c.create)
+		})
+	}
+	pointing := &Through{Call: func(context.Context, byte, []byte) ([]byte, error) {
+		return BucketAnswer{Status: StatusNotLeader, Leader: "n2"}.Append(nil), nil
+	}}
+	_, err := pointing.OpenBucket(t.Context(), "one")
+	checkClass(t, "a node that sends callers on", err, kv.ErrUnavailable)
+	if _, err := (&Coordinator{}).ServeBuckets(t.Context(), nil); !errors.Is(err, kv.ErrMalformed) {
+		t.Errorf("an empty request: %v", err)
+	}
+}
