@@ -104,7 +104,10 @@ func (c *Client) Bucket(ctx context.Context, name string) (*Bucket, error) {
 	ctx, done := c.deadline(ctx)
 	defer done()
 	id, err := c.store.OpenBucket(ctx, name)
-	if err != nil {
+	switch {
+	case errors.Is(err, kv.ErrNoSuchStore):
+		return nil, err // it names the bucket
+	case err != nil:
 		return nil, fmt.Errorf("bucket %q: %w", name, err)
 	}
 	return &Bucket{c: c, name: name, id: id}, nil
@@ -122,6 +125,7 @@ type Status struct {
 func (c *Client) Status(ctx context.Context) ([]Status, error) {
 	ctx, done := c.deadline(ctx)
 	defer done()
+	c.coord.Refresh(ctx) // a node may have another address since
 	nodes := c.coord.Map().Nodes
 	out := make([]Status, len(nodes))
 	var all sync.WaitGroup
@@ -279,7 +283,7 @@ func (c *Client) askMap(ctx context.Context, addr string, epoch uint64) (*shardi
 	defer done()
 	b, _, err := c.trans.CallAddr(ctx, addr, coordinator.MethodMap, binary.BigEndian.AppendUint64(nil, epoch))
 	if err != nil {
-		return nil, fmt.Errorf("node at %s: %w", addr, err)
+		return nil, err
 	}
 	if len(b) == 0 {
 		return nil, nil

@@ -1,11 +1,14 @@
 package client
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
@@ -48,7 +51,12 @@ func LoadConfig(path string) (Config, error) {
 		return Config{}, fmt.Errorf("client configuration: %w", err)
 	}
 	var cfg Config
-	if err := toml.Unmarshal(b, &cfg); err != nil {
+	d := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
+	var strict *toml.StrictMissingError
+	switch err := d.Decode(&cfg); {
+	case errors.As(err, &strict):
+		return Config{}, fmt.Errorf("client configuration %s: there is no setting %q", path, strings.Join(strict.Errors[0].Key(), "."))
+	case err != nil:
 		return Config{}, fmt.Errorf("client configuration %s: %w", path, err)
 	}
 	for _, file := range []*string{&cfg.CAFile, &cfg.CertFile, &cfg.KeyFile} {

@@ -174,6 +174,7 @@ func rawRequests(t *testing.T, c *testCluster) {
 		{"no such shard", coordinator.Request{Epoch: epoch, Op: coordinator.OpGet}, coordinator.StatusNotLeader, 0},
 		{"the meta group as a data shard", coordinator.Request{Epoch: epoch, Op: coordinator.OpSet, Parts: []coordinator.Part{{Shard: sharding.Meta, Commands: [][]byte{kv.AppendSet(nil, 1, nil)}}}}, coordinator.StatusNotLeader, 0},
 		{"a key over the limit", coordinator.Request{Epoch: epoch, Op: coordinator.OpSet, Parts: []coordinator.Part{{Shard: 1, Commands: [][]byte{long}}}}, coordinator.StatusRefused, kv.CodeTooLarge},
+		{"a read of a key over the limit", coordinator.Request{Epoch: epoch, Op: coordinator.OpGet, Parts: []coordinator.Part{{Shard: 1, Keys: []string{strings.Repeat("k", 5<<10)}}}}, coordinator.StatusRefused, kv.CodeTooLarge},
 		{"a leader's command", coordinator.Request{Epoch: epoch, Op: coordinator.OpSet, Parts: []coordinator.Part{{Shard: 1, Commands: [][]byte{kv.AppendLead(nil, 0, 1)}}}}, coordinator.StatusRefused, kv.CodeInvalid},
 		{"bucket 0", coordinator.Request{Epoch: epoch, Op: coordinator.OpDelete, Parts: []coordinator.Part{{Shard: 1, Commands: [][]byte{kv.AppendDelete(nil, 0, []string{"k"})}}}}, coordinator.StatusRefused, kv.CodeInvalid},
 	} {

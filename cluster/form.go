@@ -6,12 +6,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/manykv/manykv/sharding"
+	"github.com/manykv/manykv/transport"
 )
 
 // Founding a cluster. Every node says hello to the addresses it was given. When
@@ -63,7 +65,7 @@ func (n *Node) form(ctx context.Context) error {
 			return err
 		}
 		if why != said {
-			n.cfg.Logger.Info("not formed yet", "because", why)
+			n.cfg.Logger.Warn("not formed yet", "because", why)
 			said = why
 		}
 		select {
@@ -76,7 +78,7 @@ func (n *Node) form(ctx context.Context) error {
 
 // formOnce looks around once. why says what is missing.
 func (n *Node) formOnce(ctx context.Context) (done bool, why string, err error) {
-	met := n.hellos(ctx)
+	met, refused := n.hellos(ctx)
 	for _, h := range met {
 		if h.Founded == nil {
 			continue
@@ -86,6 +88,9 @@ func (n *Node) formOnce(ctx context.Context) (done bool, why string, err error) 
 			return true, "", n.found(promise)
 		}
 		return false, "", n.stranger(h)
+	}
+	if refused != nil {
+		return false, refused.Error(), nil
 	}
 	if n.cfg.BootstrapExpect == 0 {
 		return false, "no cluster found at the addresses to join, and bootstrap-expect is 0", nil
@@ -118,10 +123,11 @@ func (n *Node) stranger(h hello) error {
 }
 
 // hellos says hello to every address to join and returns the answers of other
-// nodes, one for each.
-func (n *Node) hellos(ctx context.Context) []hello {
+// nodes, one for each, by name. refused is the error of a peer that did not take
+// our certificate, or whose own was not taken: waiting does not heal that.
+func (n *Node) hellos(ctx context.Context) (met []hello, refused error) {
 	var mu sync.Mutex
-	met := make(map[sharding.NodeID]hello)
+	byName := make(map[sharding.NodeID]hello)
 	var all sync.WaitGroup
 	for _, addr := range n.cfg.Join {
 		if addr == n.addr {
@@ -129,23 +135,23 @@ func (n *Node) hellos(ctx context.Context) []hello {
 		}
 		all.Go(func() {
 			h, err := n.sayHello(ctx, addr)
-			if err != nil {
-				n.cfg.Logger.Debug("no hello", "addr", addr, "error", err)
-				return
-			}
 			mu.Lock()
 			defer mu.Unlock()
-			if h.Node.ID != n.name {
-				met[h.Node.ID] = h
+			switch {
+			case errors.Is(err, transport.ErrIdentity):
+				refused = err
+			case err != nil:
+				n.cfg.Logger.Debug("no hello", "addr", addr, "error", err)
+			case h.Node.ID != n.name:
+				byName[h.Node.ID] = h
 			}
 		})
 	}
 	all.Wait()
-	out := make([]hello, 0, len(met))
-	for _, h := range met {
-		out = append(out, h)
+	for _, id := range slices.Sorted(maps.Keys(byName)) {
+		met = append(met, byName[id])
 	}
-	return out
+	return met, refused
 }
 
 // helloTimeout bounds one hello; the next tick says it again.
@@ -267,7 +273,11 @@ func (n *Node) found(f *founding) error {
 // that a directory in the wrong place is reported instead of waiting for a
 // majority that never comes.
 func (n *Node) checkWelcome(ctx context.Context, f *founding) {
-	for _, h := range n.hellos(ctx) {
+	met, refused := n.hellos(ctx)
+	if refused != nil {
+		n.cfg.Logger.Warn("a node refuses this one", "error", refused)
+	}
+	for _, h := range met {
 		if h.Founded != nil && h.Founded.Cluster != f.Cluster {
 			n.fail(fmt.Errorf("the data directory is of cluster %s, node %s is of cluster %s",
 				clusterName(f.Cluster), h.Node.ID, clusterName(h.Founded.Cluster)))

@@ -93,6 +93,18 @@ func TestLeadersSpread(t *testing.T) {
 		}
 		return ""
 	})
+	// A transfer that succeeded must not look like one that is stuck: proposals
+	// refused meanwhile have left their mark on the old leader.
+	for _, n := range c.nodes {
+		for _, r := range n.replicaSet() {
+			if !r.leads() {
+				r.transferring.Store(1) // since the replica started: long ago
+				if r.stuck() {
+					t.Errorf("shard %d on %s: a follower is taken for stuck", r.shard, n.name)
+				}
+			}
+		}
+	}
 }
 
 func TestOneNode(t *testing.T) {

@@ -30,7 +30,9 @@ func (n *Node) serveReads(ctx context.Context, q *coordinator.Request) []byte {
 	for i := range q.Parts {
 		rd := &reads[i]
 		rd.part, rd.r = &q.Parts[i], n.replica(q.Parts[i].Shard)
-		switch {
+		switch err := n.cfg.Limits.CheckKeys(rd.part.Keys); {
+		case err != nil:
+			rd.refuse(coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeOf(err), Detail: err.Error()})
 		case rd.r == nil || rd.r.data == nil:
 			rd.refuse(n.notLeader(nil))
 		case rd.r.leads():

@@ -168,7 +168,7 @@ func (r *replica) lead(ctx context.Context, group *raft.Raft) {
 		case <-ctx.Done():
 			return
 		}
-		r.logger.Info("leading", "shard", r.shard, "term", group.CurrentTerm())
+		r.logger.Info("leading", "term", group.CurrentTerm())
 		command := kv.AppendLead(nil, r.group.Range.First, r.group.Range.Last)
 		for group.State() == raft.Leader && !r.announced(group) {
 			err := group.Apply(command, enqueueTimeout).Error()
@@ -316,8 +316,13 @@ func (r *replica) noteTransfer(err error) {
 	r.transferring.CompareAndSwap(0, max(1, int64(time.Since(r.started))))
 }
 
-// stuck says whether a leadership transfer has wedged the group.
+// stuck says whether a leadership transfer has wedged the group. One that
+// succeeded leaves the mark behind: no proposal comes here any more to clear it.
 func (r *replica) stuck() bool {
+	if !r.leads() {
+		r.transferring.Store(0)
+		return false
+	}
 	since := r.transferring.Load()
 	return since != 0 && time.Since(r.started)-time.Duration(since) > transferStuck
 }

@@ -52,6 +52,8 @@ func (n *Node) handle(ctx context.Context, from transport.Identity, method byte,
 	case coordinator.MethodParts:
 		return n.serveParts(ctx, request)
 	case coordinator.MethodBatch:
+		ctx, done := early(ctx)
+		defer done()
 		return n.coord.ServeBatch(ctx, request)
 	case coordinator.MethodBuckets:
 		return n.serveBuckets(ctx, request)
@@ -62,6 +64,17 @@ func (n *Node) handle(ctx context.Context, from transport.Identity, method byte,
 	default:
 		return nil, fmt.Errorf("no such method: %d", method)
 	}
+}
+
+// early ends a little before the caller's deadline, so that what is known by
+// then of each key reaches the caller instead of nothing.
+func early(ctx context.Context) (context.Context, context.CancelFunc) {
+	const most = 200 * time.Millisecond // several round trips
+	at, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, at.Add(-min(most, time.Until(at)/10)))
 }
 
 // serveMap returns the map, if it is newer than the epoch asked about.

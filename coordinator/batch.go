@@ -99,7 +99,7 @@ func (b *batch) run(ctx context.Context) {
 			}
 		}
 		if b.rounds%refreshRounds == refreshRounds-1 {
-			b.c.refresh(ctx)
+			b.c.Refresh(ctx)
 		}
 		t, err := b.c.table(ctx)
 		if err != nil {
@@ -292,7 +292,7 @@ func (b *batch) settle(t *table, x *exchange) (redirected bool) {
 			t.setLeader(p.shard, a.Leader)
 		case StatusNotLeader:
 			redirected = b.follow(t, p.shard, x.node, a.Leader) || redirected
-			b.last = fmt.Errorf("shard %d: node %s does not lead it", p.shard, x.node)
+			b.last = notLeading(fmt.Sprintf("shard %d", p.shard), x.node, a.Leader)
 		case StatusStaleMap:
 			redirected = x.answer.Map != nil || redirected
 			b.last = fmt.Errorf("shard %d: the map of epoch %d is not node %s's", p.shard, t.byEpoch.Epoch, x.node)

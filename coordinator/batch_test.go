@@ -228,7 +228,7 @@ func TestBackoffIsBounded(t *testing.T) {
 		asked := make(map[sharding.NodeID]int)
 		err := f.coordinator(kv.Limits{}).SetMany(ctx, testBucket, pairsOf([]string{"a"}, "1"))
 		checkClass(t, "write", err, kv.ErrUnavailable)
-		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "does not lead") {
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no leader that node") {
 			t.Errorf("%v does not say why", err)
 		}
 		requests := f.seenBy("")

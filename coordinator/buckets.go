@@ -15,6 +15,7 @@ import (
 // BucketOp says what a bucket request does.
 type BucketOp uint8
 
+// The bucket operations. The numbers are part of the protocol.
 const (
 	BucketOpen   BucketOp = 1 // the id of a bucket
 	BucketCreate BucketOp = 2
@@ -133,7 +134,7 @@ func (c *Coordinator) buckets(ctx context.Context, r BucketRequest) (BucketAnswe
 			continue
 		}
 		if round%refreshRounds == 0 {
-			c.refresh(ctx)
+			c.Refresh(ctx)
 		}
 		if !sleep(ctx, pause+rand.N(pause)) {
 			return BucketAnswer{}, fmt.Errorf("%w: the meta group: %w; last: %w", kv.ErrUnavailable, context.Cause(ctx), last)
@@ -175,7 +176,7 @@ func (c *Coordinator) askMeta(ctx context.Context, r BucketRequest, request []by
 		return a, false, nil
 	case StatusNotLeader:
 		redirected = t.follow(sharding.Meta, node, a.Leader)
-		return a, redirected, fmt.Errorf("%w: node %s does not lead the meta group", kv.ErrUnavailable, node)
+		return a, redirected, fmt.Errorf("%w: %w", kv.ErrUnavailable, notLeading("the meta group", node, a.Leader))
 	default:
 		return a, false, r.refusal(&a)
 	}

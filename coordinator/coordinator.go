@@ -149,9 +149,9 @@ func (c *Coordinator) table(ctx context.Context) (*table, error) {
 // refreshTimeout bounds a refresh, which is only a hope.
 const refreshTimeout = time.Second
 
-// refresh looks for a newer map. Failure is no news: the caller goes on with
+// Refresh looks for a newer map. Failure is no news: the caller goes on with
 // the map it has.
-func (c *Coordinator) refresh(ctx context.Context) {
+func (c *Coordinator) Refresh(ctx context.Context) {
 	var epoch uint64
 	if m := c.Map(); m != nil {
 		epoch = m.Epoch

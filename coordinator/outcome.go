@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
 	"github.com/manykv/manykv/transport"
 )
 
@@ -44,6 +45,14 @@ func readError(code kv.Code, detail string) error {
 		return err
 	}
 	return kv.CodeUnavailable.Err(detail)
+}
+
+// notLeading says what a node that does not lead knows of who does.
+func notLeading(group string, asked, leader sharding.NodeID) error {
+	if leader == "" {
+		return fmt.Errorf("%s has no leader that node %s knows of: no majority of its replicas is there, or one is being elected", group, asked)
+	}
+	return fmt.Errorf("node %s does not lead %s, it says node %s does", asked, group, leader)
 }
 
 // outcomes returns the outcomes a failed write carries; nil if it has none.

@@ -83,7 +83,7 @@ func (f *fakeCluster) noProblems(t *rapid.T) {
 }
 
 // checkRead compares a read's answer with the data.
-func (f *fakeCluster) checkRead(t *rapid.T, c carrier, ctx context.Context, keys []string) error {
+func (f *fakeCluster) checkRead(ctx context.Context, t *rapid.T, c carrier, keys []string) error {
 	if rapid.Bool().Draw(t, "exists only") {
 		there, err := c.Exists(ctx, testBucket, keys)
 		if err != nil {
@@ -125,7 +125,7 @@ func TestReadsAreRightOrFail(t *testing.T) {
 		}
 		keys := drawKeys(t)
 		timed(t, func(ctx context.Context) {
-			err := f.checkRead(t, c, ctx, keys)
+			err := f.checkRead(ctx, t, c, keys)
 			if err != nil && !isOneOf(err, kv.ErrUnavailable, kv.ErrBusy, kv.ErrInvalid, kv.ErrAccessDenied) || errors.Is(err, kv.ErrUnknown) {
 				t.Fatalf("a read failed with %v", err)
 			}
@@ -147,7 +147,7 @@ func TestWritesAreHonest(t *testing.T) {
 		keys := drawKeys(t)
 		var writes []write
 		var err error
-		timed(t, func(ctx context.Context) { writes, err = f.drawWrite(t, c, ctx, keys) })
+		timed(t, func(ctx context.Context) { writes, err = f.drawWrite(ctx, t, c, keys) })
 		outcomes := outcomesOf(t, err, len(keys))
 		f.checkOutcomes(t, writes, outcomes)
 		f.arrive()
@@ -158,7 +158,7 @@ func TestWritesAreHonest(t *testing.T) {
 }
 
 // drawWrite writes keys, each with a value of its own, or deletes them.
-func (f *fakeCluster) drawWrite(t *rapid.T, c carrier, ctx context.Context, keys []string) ([]write, error) {
+func (f *fakeCluster) drawWrite(ctx context.Context, t *rapid.T, c carrier, keys []string) ([]write, error) {
 	writes := make([]write, len(keys))
 	if rapid.Bool().Draw(t, "delete") {
 		for i, key := range keys {
@@ -249,7 +249,7 @@ func TestHarmlessFatesAreHealed(t *testing.T) {
 		defer cancel()
 		keys := drawKeys(t)
 		f, c := drawCluster(t, harmless, 8)
-		writes, err := f.drawWrite(t, c, ctx, keys)
+		writes, err := f.drawWrite(ctx, t, c, keys)
 		if err != nil {
 			t.Fatalf("a write failed: %v", err)
 		}
@@ -268,7 +268,7 @@ func TestHarmlessFatesAreHealed(t *testing.T) {
 
 		f, c = drawCluster(t, harmlessToReads, 8)
 		f.data = want
-		if err := f.checkRead(t, c, ctx, append(keys, "missing")); err != nil {
+		if err := f.checkRead(ctx, t, c, append(keys, "missing")); err != nil {
 			t.Fatalf("a read failed: %v", err)
 		}
 		f.noProblems(t)

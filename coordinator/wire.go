@@ -58,6 +58,7 @@ func decodeKeys(d *kv.Decoder, most *int) []string {
 // Op says what a request does with its keys.
 type Op uint8
 
+// The operations. The numbers are part of the protocol.
 const (
 	OpGet    Op = 1 // values of keys
 	OpExists Op = 2 // presence of keys
@@ -290,7 +291,7 @@ func (w *AnswerWriter) OpenPart(p *PartAnswer) {
 		b = kv.AppendString(b, r.Detail)
 	}
 	w.itemAt = len(b)
-	w.buf = append(b, 0, 0, 0, 0)
+	w.buf = binary.BigEndian.AppendUint32(b, 0) // ClosePart writes it
 }
 
 // ClosePart ends a part.

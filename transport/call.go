@@ -60,7 +60,7 @@ func (t *Transport) callVia(
 }
 
 // errConnectWait is not context.DeadlineExceeded: the caller's own deadline has not passed.
-var errConnectWait = errors.New("no connection within ConnectWait")
+var errConnectWait = errors.New("no connection in time")
 
 // connection bounds the wait for a connection by ConnectWait. A call that need not wait pays for no timer.
 func (t *Transport) connection(ctx context.Context, l *link) (*dialled, error) {
