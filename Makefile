@@ -33,3 +33,7 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 .PHONY: demo
 demo: build ## tour of a local cluster, checked at every step
 	scripts/demo.sh bin/manykv
+
+.PHONY: check-linearizable
+check-linearizable: ## kill and pause nodes under load and check what clients saw (2 minutes)
+	go test ./jepsen -run '^TestLinearizable$$' -count=1 -v -args -ops 20000

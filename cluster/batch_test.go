@@ -17,6 +17,7 @@ import (
 
 // TestThreeNodes tells the story of a cluster's data: it costs one start.
 func TestThreeNodes(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3)
 	cl := c.client(c.clientConfig())
 	b := bucket(t, cl, "files")

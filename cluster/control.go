@@ -117,7 +117,7 @@ func holds(g *sharding.Group, node sharding.NodeID) bool {
 
 func (n *Node) newReplica(g *sharding.Group, nodes []sharding.Node, m machine) *replica {
 	r := &replica{
-		shard: g.Shard, group: *g, self: n.self, machine: m, net: n.net,
+		shard: g.Shard, group: *g, self: n.self, machine: m, net: n.net, proposed: &n.proposed,
 		logs:   n.logs.Shard(uint32(g.Shard), g.Generation),
 		votes:  n.votes.Shard(uint32(g.Shard), g.Generation),
 		logger: n.cfg.Logger.With("shard", g.Shard), started: time.Now(),
@@ -161,7 +161,7 @@ func (n *Node) keep() error {
 	n.foundCatalogue()
 	n.reportAddr()
 	for _, r := range n.replicaSet() {
-		if r.stuck() {
+		if r.stuck(n.ctx) {
 			n.cfg.Logger.Warn("a leadership transfer is stuck; the group is restarted", "shard", r.shard)
 			if err := errors.Join(r.close(), r.open()); err != nil {
 				return fmt.Errorf("restart shard %d: %w", r.shard, err)
@@ -195,7 +195,11 @@ func (n *Node) proposeMeta(ctx context.Context, command []byte) []coordinator.Re
 	if meta == nil {
 		return nil
 	}
-	return meta.propose([][]byte{command}).wait(ctx)
+	p, err := meta.propose(ctx, [][]byte{command})
+	if err != nil {
+		return nil
+	}
+	return p.wait(ctx)
 }
 
 // reportAddr tells the meta group where this node is, if the map says
@@ -208,13 +212,22 @@ func (n *Node) reportAddr() {
 	if known, ok := m.Node(n.name); !ok || known.Addr == n.addr {
 		return
 	}
+	for _, id := range m.Meta.Replicas { // one of them leads
+		if n.reportTo(id) == nil {
+			return
+		}
+	}
+}
+
+// reportTo tells one node of the meta group where this node is.
+func (n *Node) reportTo(id sharding.NodeID) error {
 	ctx, done := context.WithTimeout(n.ctx, confirmTimeout)
 	defer done()
-	if leader := n.metaLeader(); leader == n.name {
-		n.proposeMeta(ctx, fsm.AppendNodeAddr(nil, n.name, n.storage, n.addr))
-	} else if _, err := n.call(ctx, leader, methodNodeAddr, n.appendNodeAddr()); err != nil {
-		n.cfg.Logger.Debug("address not reported yet", "error", err)
+	if id == n.name {
+		return n.recordAddr(ctx, sharding.Node{ID: n.name, Storage: n.storage, Addr: n.addr})
 	}
+	_, err := n.call(ctx, id, methodNodeAddr, n.appendNodeAddr())
+	return err
 }
 
 // metaLeader returns who leads the meta group, as far as this node knows, or a

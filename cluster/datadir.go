@@ -46,7 +46,7 @@ type founding struct {
 type dataDir struct {
 	path string
 	lock *os.File
-	id   identity // only the control goroutine changes it, through save
+	id   identity // guarded by Node.promising once the node is open
 }
 
 const (

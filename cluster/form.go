@@ -83,9 +83,8 @@ func (n *Node) formOnce(ctx context.Context) (done bool, why string, err error) 
 		if h.Founded == nil {
 			continue
 		}
-		promise := n.promise.Load()
-		if promise != nil && promise.Cluster == h.Founded.Cluster {
-			return true, "", n.found(promise)
+		if me, ok := h.Founded.node(n.name); ok && me.Storage == n.storage {
+			return true, "", n.found(h.Founded) // it could be founded only after this node's promise
 		}
 		return false, "", n.stranger(h)
 	}
@@ -177,6 +176,10 @@ func (n *Node) sayHello(ctx context.Context, addr string) (hello, error) {
 // it founded.
 func (n *Node) propose(ctx context.Context, nodes []sharding.Node) (done bool, why string, err error) {
 	f := n.promise.Load()
+	if f != nil && (f.Nodes[0].ID != n.name || f.Nodes[0].Storage != n.storage) {
+		// Promised to another proposer, who may have founded that cluster already.
+		return false, n.promisedElsewhere(f).Error(), nil
+	}
 	if f == nil || !slices.Equal(f.Nodes, nodes) {
 		f = &founding{Cluster: randomID(), Nodes: nodes, Shards: n.cfg.Shards, Replicas: n.cfg.Replicas}
 		if _, err := f.firstMap(); err != nil {
@@ -233,10 +236,14 @@ func (n *Node) servePromise(from sharding.NodeID, request []byte) error {
 	case own != nil && own.Cluster == f.Cluster:
 		return nil
 	case own != nil && (own.Nodes[0].ID != f.Nodes[0].ID || own.Nodes[0].Storage != f.Nodes[0].Storage):
-		return fmt.Errorf("node %s has promised to found cluster %s with %s (storage %016x); if that can never happen, empty its data directory",
-			n.name, clusterName(own.Cluster), own.Nodes[0].ID, own.Nodes[0].Storage)
+		return n.promisedElsewhere(own)
 	}
 	return n.keepPromiseLocked(f)
+}
+
+func (n *Node) promisedElsewhere(f *founding) error {
+	return fmt.Errorf("node %s has promised to found cluster %s with %s (storage %016x); if that can never happen, empty its data directory",
+		n.name, clusterName(f.Cluster), f.Nodes[0].ID, f.Nodes[0].Storage)
 }
 
 func (n *Node) keepPromise(f *founding) error {

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -46,7 +45,8 @@ type Node struct {
 	founded  atomic.Pointer[founding]                    // the cluster this node is of; nil until then
 	promise  atomic.Pointer[founding]                    // what it agreed to found; nil if nothing
 	stopping atomic.Bool
-	broken   atomic.Bool // a write failed: see failDisk
+	broken   atomic.Bool  // a write failed: see failDisk
+	proposed atomic.Int64 // bytes of writes under way, see maxProposed
 
 	promising sync.Mutex    // one promise at a time; guards dir.id
 	newMap    chan struct{} // 1 slot: the map may be newer than what the control goroutine has seen
@@ -242,7 +242,8 @@ func (n *Node) fail(err error) {
 }
 
 // Close hands leaderships over, as far as ctx allows, and stops. It is
-// idempotent.
+// idempotent. After a failed or stalled write it only takes leave of the peers:
+// the process must end.
 func (n *Node) Close(ctx context.Context) error {
 	n.closing.Do(func() {
 		n.stopping.Store(true)
@@ -250,6 +251,12 @@ func (n *Node) Close(ctx context.Context) error {
 			n.handOverAll(ctx)
 		}
 		n.stop(errClosed)
+		if n.broken.Load() {
+			// A write may hang for ever, and everything above it with it: say
+			// good-bye and leave the rest to the end of the process.
+			n.closed = n.trans.Close()
+			return
+		}
 		n.control.Wait()
 		n.closed = n.closeAll()
 	})
@@ -307,8 +314,8 @@ func (n *Node) closeAll() error {
 	if n.net != nil {
 		errs = append(errs, n.net.Close())
 	}
-	if n.store != nil && !n.broken.Load() {
-		errs = append(errs, n.store.Close()) // it flushes: not after a failed sync
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
 	}
 	if n.votes != nil {
 		errs = append(errs, n.votes.Close())
@@ -339,96 +346,3 @@ func (n *Node) replicaSet() map[sharding.Shard]*replica { return *n.replicas.Loa
 
 // replica returns this node's replica of a shard; nil if it has none.
 func (n *Node) replica(s sharding.Shard) *replica { return n.replicaSet()[s] }
-
-// resolve says where a node is: what gossip heard last, the map's address, or
-// the one it had when the cluster was founded.
-func (n *Node) resolve(node string) (string, bool) {
-	id := sharding.NodeID(node)
-	if g := n.gossip; g != nil {
-		if addr, ok := g.addr(id); ok {
-			return addr, true
-		}
-	}
-	if m := n.current.Load(); m != nil {
-		if known, ok := m.Node(id); ok {
-			return known.Addr, true
-		}
-	}
-	if f := n.founded.Load(); f != nil {
-		for _, known := range f.Nodes {
-			if known.ID == id {
-				return known.Addr, true
-			}
-		}
-	}
-	return "", false
-}
-
-func (n *Node) call(ctx context.Context, to sharding.NodeID, method byte, request []byte) ([]byte, error) {
-	return n.trans.Call(ctx, string(to), method, request)
-}
-
-// useMap takes a map if it is newer than the one there is.
-func (n *Node) useMap(m *sharding.Map) {
-	for {
-		old := n.current.Load()
-		if m == nil || old != nil && old.Epoch >= m.Epoch {
-			return
-		}
-		if n.current.CompareAndSwap(old, m) {
-			break
-		}
-	}
-	n.coord.UseMap(m)
-	kick(n.newMap)
-}
-
-// kick puts a token into a channel of one slot.
-func kick(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// fetchMap asks the other nodes, one after the other, for a map newer than
-// epoch.
-func (n *Node) fetchMap(ctx context.Context, epoch uint64) (*sharding.Map, error) {
-	if m := n.current.Load(); m != nil && m.Epoch > epoch {
-		return m, nil
-	}
-	var last error
-	for _, id := range n.knownNodes() {
-		if id == n.name {
-			continue
-		}
-		attempt, done := context.WithTimeout(ctx, mapTimeout)
-		b, err := n.call(attempt, id, coordinator.MethodMap, binary.BigEndian.AppendUint64(nil, epoch))
-		done()
-		if err == nil && len(b) > 0 {
-			return sharding.DecodeMap(b)
-		}
-		if err != nil {
-			last = err
-		}
-	}
-	return nil, last
-}
-
-// mapTimeout is how long one node may take to hand out its map.
-const mapTimeout = 500 * time.Millisecond
-
-// knownNodes returns the nodes of the cluster as far as known.
-func (n *Node) knownNodes() []sharding.NodeID {
-	var nodes []sharding.Node
-	if m := n.current.Load(); m != nil {
-		nodes = m.Nodes
-	} else if f := n.founded.Load(); f != nil {
-		nodes = f.Nodes
-	}
-	ids := make([]sharding.NodeID, len(nodes))
-	for i := range nodes {
-		ids[i] = nodes[i].ID
-	}
-	return ids
-}

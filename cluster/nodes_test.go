@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,7 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/manykv/manykv/coordinator"
+	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 	"github.com/manykv/manykv/transport/pki"
 )
@@ -32,6 +36,7 @@ func (c *testCluster) behind(i int) string {
 }
 
 func TestNodeAwayAndBack(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3)
 	b := bucket(t, c.client(c.clientConfig()), "files")
 	before := somePairs(300, "before")
@@ -55,6 +60,7 @@ func TestNodeAwayAndBack(t *testing.T) {
 }
 
 func TestWholeClusterRestarts(t *testing.T) {
+	t.Parallel()
 	for _, store := range []string{"wal", "boltdb"} {
 		t.Run(store, func(t *testing.T) {
 			c := newCluster(t, 3, func(_ int, cfg *Config) { cfg.LogStore = store })
@@ -76,6 +82,7 @@ func TestWholeClusterRestarts(t *testing.T) {
 }
 
 func TestLeadersSpread(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3)
 	eventually(t, 30*time.Second, func() string {
 		leads := make(map[sharding.NodeID]int)
@@ -99,7 +106,7 @@ func TestLeadersSpread(t *testing.T) {
 		for _, r := range n.replicaSet() {
 			if !r.leads() {
 				r.transferring.Store(1) // since the replica started: long ago
-				if r.stuck() {
+				if r.stuck(t.Context()) {
 					t.Errorf("shard %d on %s: a follower is taken for stuck", r.shard, n.name)
 				}
 			}
@@ -108,6 +115,7 @@ func TestLeadersSpread(t *testing.T) {
 }
 
 func TestOneNode(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(_ int, cfg *Config) { cfg.Join = nil })
 	c.start(0)
 	b := bucket(t, c.client(c.clientConfig()), "files")
@@ -119,6 +127,7 @@ func TestOneNode(t *testing.T) {
 // With four nodes one has no copy of the catalogue and learns the map from the
 // others.
 func TestNodeWithoutMetaReplica(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 4)
 	b := bucket(t, c.client(c.clientConfig()), "files")
 	pairs := somePairs(300, "four nodes")
@@ -127,9 +136,19 @@ func TestNodeWithoutMetaReplica(t *testing.T) {
 	if c.nodes[3].replica(sharding.Meta) != nil {
 		t.Error("n4 has a replica of the meta group")
 	}
+	// It comes back elsewhere while the node that should lead the meta group is
+	// away: the address reaches the map all the same.
+	c.stop(0)
 	c.stop(3)
+	c.cfgs[3].Listen = fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0])
 	c.start(3)
 	expect(t, "through n4 again", c.through(3, "files"), pairs)
+	eventually(t, 15*time.Second, func() string {
+		if n, _ := c.nodes[1].current.Load().Node("n4"); n.Addr != c.cfgs[3].Listen {
+			return "the map still says n4 is at " + n.Addr
+		}
+		return ""
+	})
 }
 
 // failure opens a node and returns why it did not open, or why it stopped.
@@ -161,6 +180,7 @@ func wantText(t *testing.T, got string, want ...string) {
 }
 
 func TestNodesThatMayNotJoin(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3)
 	bucket(t, c.client(c.clientConfig()), "files")
 
@@ -224,6 +244,7 @@ func TestNodesThatMayNotJoin(t *testing.T) {
 
 // A node with another CA's certificate is heard by nobody.
 func TestForeignCertificate(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2, nil)
 	foreign := newCluster(t, 2, nil)
 	c.cfgs[1].CAFile, c.cfgs[1].CertFile, c.cfgs[1].KeyFile = foreign.cfgs[1].CAFile, foreign.cfgs[1].CertFile, foreign.cfgs[1].KeyFile
@@ -242,6 +263,7 @@ func TestForeignCertificate(t *testing.T) {
 
 // Nodes stopped between promise and founding go on where they were.
 func TestPromiseIsKept(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, nil)
 	c.start(0)
 	c.start(1)
@@ -278,6 +300,12 @@ func TestPromiseIsKept(t *testing.T) {
 	if got := c.nodes[1].promise.Load().Cluster; got != 9 {
 		t.Errorf("promised to %d, want 9", got)
 	}
+	// A node that has promised does not propose anything itself: the cluster it
+	// promised may have been founded without its knowing.
+	others := []sharding.Node{{ID: "n2", Storage: c.nodes[1].storage}, {ID: "n3", Storage: 4}}
+	if done, why, err := c.nodes[1].propose(t.Context(), others); done || err != nil || !strings.Contains(why, "has promised") {
+		t.Errorf("a node that has promised proposed: %v, %q, %v", done, why, err)
+	}
 	c.start(2) // now all three are here: n1 proposes anew, and they agree
 	bucket(t, c.client(c.clientConfig()), "files")
 	ids := make(map[string]bool)
@@ -289,8 +317,73 @@ func TestPromiseIsKept(t *testing.T) {
 	}
 }
 
+// A log that is gone while the votes are there must not be taken for a new one;
+// a crash between the two writes of a new one must not stop it for ever.
+func TestLogAndVotesBelongTogether(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, func(_ int, cfg *Config) { cfg.Join = nil })
+	c.start(0)
+	bucket(t, c.client(c.clientConfig()), "files")
+	n := c.nodes[0]
+	g := sharding.Group{Shard: 77, Generation: 1, Replicas: []sharding.NodeID{"n1"}}
+	nodes := n.current.Load().Nodes
+	fresh := func() *replica {
+		data, err := n.store.Data(g.Shard)
+		must(t, err)
+		return n.newReplica(&g, nodes, data)
+	}
+	r := fresh()
+	must(t, r.votes.SetUint64(currentTerm, 3))
+	if err := r.open(); err == nil || !strings.Contains(err.Error(), "the log is lost") {
+		t.Errorf("votes without a log: %v", err)
+	}
+	g.Shard = 78
+	r = fresh()
+	must(t, r.prepareLog())
+	r = fresh()
+	must(t, r.logs.DeleteRange(1, 1)) // as if the term had been written and not the log
+	if err := r.prepareLog(); err == nil {
+		t.Error("a log that lost its only entry was taken")
+	}
+	g.Shard = 79
+	r = fresh()
+	r.servers.Servers = r.servers.Servers[:1]
+	must(t, r.logs.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(r.servers)}))
+	must(t, r.open()) // as if the log had been written and not the term
+	eventually(t, 10*time.Second, func() string {
+		if !r.leads() {
+			return "no leader"
+		}
+		return ""
+	})
+	must(t, r.close())
+}
+
+// Writes that nobody commits must not fill the memory.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, func(_ int, cfg *Config) { cfg.Join = nil })
+	c.start(0)
+	b := bucket(t, c.client(c.clientConfig()), "files")
+	c.nodes[0].proposed.Add(maxProposed)
+	err := b.Set(t.Context(), "k", []byte("v"))
+	var batch *kv.BatchError
+	if !errors.Is(err, kv.ErrBusy) || !errors.As(err, &batch) || batch.Outcomes[0] != kv.OutcomeNotApplied {
+		t.Errorf("over the budget: %v", err)
+	}
+	c.nodes[0].proposed.Add(-maxProposed)
+	must(t, b.Set(t.Context(), "k", []byte("v")))
+	eventually(t, 5*time.Second, func() string {
+		if left := c.nodes[0].proposed.Load(); left != 0 {
+			return fmt.Sprintf("%d bytes are never given back", left)
+		}
+		return ""
+	})
+}
+
 // Clients may not use what is for nodes.
 func TestClientsMayNotCallNodesMethods(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(_ int, cfg *Config) { cfg.Join = nil })
 	c.start(0)
 	for _, method := range []byte{methodHello, methodPromise, methodConfirm, methodReadIndex, methodNodeAddr} {

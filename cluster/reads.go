@@ -45,9 +45,19 @@ func (n *Node) serveReads(ctx context.Context, q *coordinator.Request) []byte {
 		}
 	}
 	n.askLeaders(ctx, following)
+	near := ctx
+	if len(following) > 0 {
+		var done context.CancelFunc
+		near, done = context.WithTimeout(ctx, staleRead) // for all parts together
+		defer done()
+	}
 	w := coordinator.NewAnswer(nil, len(q.Parts))
 	for i := range reads {
-		n.read(ctx, &reads[i], q, w)
+		wait := ctx
+		if reads[i].follow {
+			wait = near
+		}
+		n.read(wait, &reads[i], q, w)
 	}
 	return w.Bytes()
 }
@@ -139,13 +149,7 @@ func (n *Node) await(ctx context.Context, rd *reading) {
 		rd.index, err = rd.begun.wait(ctx)
 	}
 	if err == nil {
-		wait := ctx
-		if rd.follow {
-			var done context.CancelFunc
-			wait, done = context.WithTimeout(ctx, staleRead)
-			defer done()
-		}
-		err = rd.r.machine.Wait(wait, rd.index)
+		err = rd.r.machine.Wait(ctx, rd.index)
 		if err != nil && rd.follow {
 			err = errNotLeader // the leader has it
 		}

@@ -36,9 +36,6 @@ const (
 	// maxAppendEntries bounds a message in entries; package raftnet bounds it in
 	// bytes.
 	maxAppendEntries = 64
-	// enqueueTimeout is how long a proposal waits for raft's queue before it is
-	// refused as not applied.
-	enqueueTimeout = time.Second
 	// transferStuck is how long raft may refuse proposals for a transfer before
 	// the group is restarted: a transfer ends within one election time-out, or
 	// it is wedged (hashicorp/raft#696).
@@ -65,8 +62,9 @@ type replica struct {
 	raft    atomic.Pointer[raft.Raft] // replaced by restart
 	started time.Time
 
-	pending      atomic.Int64 // proposals under way
-	transferring atomic.Int64 // since when raft refuses for a transfer: nanoseconds after started, 0 = it does not
+	proposed     *atomic.Int64 // bytes given to raft and not answered, over all replicas of the node
+	pending      atomic.Int64  // proposals under way
+	transferring atomic.Int64  // since when raft refuses for a transfer: nanoseconds after started, 0 = it does not
 
 	mu      sync.Mutex // guards the lifetime: open, restart, close
 	stop    context.CancelFunc
@@ -91,17 +89,10 @@ func (r *replica) open() error {
 	cfg.NoLegacyTelemetry = true
 	cfg.Logger = raftLogger(r.logger)
 
-	if err := r.checkLog(); err != nil {
-		return err
+	if err := r.prepareLog(); err != nil {
+		return fmt.Errorf("shard %d: %w", r.shard, err)
 	}
 	snapshots, trans := noSnapshots{}, r.net.Group(uint32(r.shard))
-	has, err := raft.HasExistingState(r.logs, r.votes, snapshots)
-	if err == nil && !has {
-		err = raft.BootstrapCluster(cfg, r.logs, r.votes, snapshots, trans, r.servers)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("shard %d: bootstrap: %w", r.shard, err), trans.Close())
-	}
 	group, err := raft.NewRaft(cfg, applier{r.machine, r.applied}, r.logs, r.votes, snapshots, trans)
 	if err != nil {
 		return errors.Join(fmt.Errorf("shard %d: %w", r.shard, err), trans.Close())
@@ -114,15 +105,37 @@ func (r *replica) open() error {
 	return nil
 }
 
-// checkLog refuses a log that ends before what the state machine has applied:
-// it lost entries, and a voter without them could let others be overwritten.
-func (r *replica) checkLog() error {
+// currentTerm is raft's key of the term in its stable store.
+var currentTerm = []byte("CurrentTerm")
+
+// prepareLog gives an empty log the group's founding configuration and refuses
+// one that lost entries: a voter without them could let others be overwritten.
+//
+// raft.BootstrapCluster writes the term before the configuration, and a crash in
+// between leaves a replica that never elects anybody. Here the configuration
+// comes first, so that a term without a log can only mean that the log is gone.
+func (r *replica) prepareLog() error {
 	last, err := r.logs.LastIndex()
 	if err != nil {
-		return fmt.Errorf("shard %d: %w", r.shard, err)
+		return err
 	}
-	if applied := r.machine.Position().Index; last < applied {
-		return fmt.Errorf("shard %d: the log ends at entry %d, but the store has applied %d: the log lost entries; this node must not go on with it", r.shard, last, applied)
+	term, err := r.votes.GetUint64(currentTerm)
+	if err != nil && err.Error() != "not found" { // the text by which raft tells, too
+		return err
+	}
+	switch applied := r.machine.Position().Index; {
+	case last < applied:
+		return fmt.Errorf("the log ends at entry %d, but the store has applied %d: the log lost entries; this node must not go on with it", last, applied)
+	case last == 0 && term > 0:
+		return fmt.Errorf("the log is empty, but this replica has voted in term %d: the log is lost; this node must not go on without it", term)
+	case last == 0:
+		founding := &raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(r.servers)}
+		if err := r.logs.StoreLog(founding); err != nil {
+			return err
+		}
+	}
+	if term == 0 {
+		return r.votes.SetUint64(currentTerm, 1)
 	}
 	return nil
 }
@@ -135,13 +148,13 @@ func (r *replica) close() error {
 	if group == nil {
 		return nil
 	}
+	r.raft.Store(nil) // no proposal begins any more
 	r.drain()
 	r.stop()
 	r.leading.Wait()
 	if err := group.Shutdown().Error(); err != nil {
 		return fmt.Errorf("shard %d: shut down: %w", r.shard, err)
 	}
-	r.raft.Store(nil)
 	return nil
 }
 
@@ -169,11 +182,8 @@ func (r *replica) lead(ctx context.Context, group *raft.Raft) {
 			return
 		}
 		r.logger.Info("leading", "term", group.CurrentTerm())
-		command := kv.AppendLead(nil, r.group.Range.First, r.group.Range.Last)
 		for group.State() == raft.Leader && !r.announced(group) {
-			err := group.Apply(command, enqueueTimeout).Error()
-			r.noteTransfer(err)
-			if err == nil {
+			if r.announce(ctx, group) == nil {
 				continue
 			}
 			select {
@@ -182,6 +192,31 @@ func (r *replica) lead(ctx context.Context, group *raft.Raft) {
 				return
 			}
 		}
+	}
+}
+
+// announce proposes the entry of a term and waits for its end. The error is
+// raft's, the state machine's (one that failed applies nothing any more) or the
+// end of ctx.
+func (r *replica) announce(ctx context.Context, group *raft.Raft) error {
+	command := kv.AppendLead(nil, r.group.Range.First, r.group.Range.Last)
+	r.pending.Add(1)
+	future := group.Apply(command, enqueueTimeout)
+	done := make(chan error, 1)
+	go func() {
+		defer r.pending.Add(-1)
+		err := future.Error() // may take as long as the group has no majority
+		r.noteTransfer(err)
+		if result, ok := future.Response().(fsm.Result); err == nil && ok {
+			err = result.Err
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -243,67 +278,6 @@ func (r *replica) voters() []sharding.NodeID {
 	return nodes
 }
 
-// proposal is a list of commands given to raft.
-type proposal struct {
-	r       *replica
-	futures []raft.ApplyFuture
-}
-
-// propose gives commands to raft in order, without waiting for any. Commands
-// after one that raft refused are not given to it.
-func (r *replica) propose(commands [][]byte) proposal {
-	p := proposal{r: r}
-	group := r.raft.Load()
-	if group == nil {
-		return p
-	}
-	r.pending.Add(1)
-	for _, c := range commands {
-		if group.State() != raft.Leader {
-			break
-		}
-		p.futures = append(p.futures, group.Apply(c, enqueueTimeout))
-	}
-	if len(p.futures) == 0 {
-		r.pending.Add(-1)
-	}
-	return p
-}
-
-// wait returns one result for each command that was given to raft. When ctx
-// ends first, those without an answer are unknown: a future may block for ever
-// (hashicorp/raft#498).
-func (p proposal) wait(ctx context.Context) []coordinator.Result {
-	if len(p.futures) == 0 {
-		return nil
-	}
-	answers := make(chan coordinator.Result, len(p.futures))
-	go func() {
-		defer p.r.pending.Add(-1)
-		for _, f := range p.futures {
-			err := f.Error()
-			p.r.noteTransfer(err)
-			var response any
-			if err == nil {
-				response = f.Response()
-			}
-			answers <- outcomeOf(err, response)
-		}
-	}()
-	results := make([]coordinator.Result, len(p.futures))
-	for i := range results {
-		select {
-		case results[i] = <-answers:
-		case <-ctx.Done():
-			for ; i < len(results); i++ {
-				results[i] = outcomeOf(context.Cause(ctx), nil)
-			}
-			return results
-		}
-	}
-	return results
-}
-
 // noteTransfer keeps the time since which raft refuses proposals for a
 // leadership transfer.
 func (r *replica) noteTransfer(err error) {
@@ -316,15 +290,22 @@ func (r *replica) noteTransfer(err error) {
 	r.transferring.CompareAndSwap(0, max(1, int64(time.Since(r.started))))
 }
 
-// stuck says whether a leadership transfer has wedged the group. One that
-// succeeded leaves the mark behind: no proposal comes here any more to clear it.
-func (r *replica) stuck() bool {
-	if !r.leads() {
+// stuck says whether a leadership transfer has wedged the group. The mark alone
+// does not: a transfer that ended leaves it behind until the next proposal, so
+// one is made.
+func (r *replica) stuck(ctx context.Context) bool {
+	since := r.transferring.Load()
+	if since == 0 || time.Since(r.started)-time.Duration(since) < transferStuck {
+		return false
+	}
+	group := r.raft.Load()
+	if group == nil || group.State() != raft.Leader {
 		r.transferring.Store(0)
 		return false
 	}
-	since := r.transferring.Load()
-	return since != 0 && time.Since(r.started)-time.Duration(since) > transferStuck
+	ctx, done := context.WithTimeout(ctx, electionTimeout)
+	defer done()
+	return errors.Is(r.announce(ctx, group), raft.ErrLeadershipTransferInProgress)
 }
 
 // handOver transfers leadership to a node, or to any if it is empty, and waits

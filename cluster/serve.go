@@ -50,6 +50,8 @@ func (n *Node) handle(ctx context.Context, from transport.Identity, method byte,
 	case coordinator.MethodMap:
 		return n.serveMap(request)
 	case coordinator.MethodParts:
+		ctx, done := early(ctx)
+		defer done()
 		return n.serveParts(ctx, request)
 	case coordinator.MethodBatch:
 		ctx, done := early(ctx)
@@ -147,7 +149,9 @@ func (n *Node) serveWrites(ctx context.Context, q *coordinator.Request) []byte {
 			answers[i] = n.notLeader(r)
 		default:
 			answers[i].Leader = n.name
-			proposals[i] = r.propose(p.Commands)
+			if proposals[i], err = r.propose(ctx, p.Commands); err != nil {
+				answers[i] = coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeOf(err), Detail: err.Error()}
+			}
 		}
 		answers[i].Shard = p.Shard
 	}
@@ -225,7 +229,11 @@ func (n *Node) createBucket(ctx context.Context, name string) (a coordinator.Buc
 	if err := kv.CheckBucketName(name); err != nil {
 		return a, err
 	}
-	results := n.replica(sharding.Meta).propose([][]byte{fsm.AppendCreateBucket(nil, name)}).wait(ctx)
+	p, err := n.replica(sharding.Meta).propose(ctx, [][]byte{fsm.AppendCreateBucket(nil, name)})
+	if err != nil {
+		return a, err
+	}
+	results := p.wait(ctx)
 	switch {
 	case len(results) == 0:
 		return a, errNotLeader
@@ -267,7 +275,12 @@ func (n *Node) serveNodeAddr(ctx context.Context, from sharding.NodeID, request 
 	if len(nodes) != 1 || nodes[0].ID != from {
 		return fmt.Errorf("node %s may report its own address only", from)
 	}
-	results := n.proposeMeta(ctx, fsm.AppendNodeAddr(nil, from, nodes[0].Storage, nodes[0].Addr))
+	return n.recordAddr(ctx, nodes[0])
+}
+
+// recordAddr writes a node's address into the catalogue, if this node leads it.
+func (n *Node) recordAddr(ctx context.Context, node sharding.Node) error {
+	results := n.proposeMeta(ctx, fsm.AppendNodeAddr(nil, node.ID, node.Storage, node.Addr))
 	if len(results) == 0 {
 		return errNotLeader
 	}

@@ -53,7 +53,7 @@ type BucketAnswer struct {
 	Leader sharding.NodeID
 	Code   kv.Code // of StatusRefused
 	Detail string
-	ID     uint64   // of open and create
+	ID     uint64   // of open
 	Names  []string // of list, sorted
 }
 

@@ -1,6 +1,7 @@
 package raftlog
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -44,7 +45,18 @@ func (s *Shard) bounds() (first, last uint64) {
 // GetLog reads the entry at index into e. The bytes of the entry are shared and
 // must not be changed. An index that is not there is raft.ErrLogNotFound itself,
 // since raft compares with ==.
+//
+// An entry that is there and cannot be read is fail-stop, too: raft would try
+// again for ever, in silence, and its follower would never catch up.
 func (s *Shard) GetLog(index uint64, e *raft.Log) error {
+	err := s.getLog(index, e)
+	if err != nil && !errors.Is(err, raft.ErrLogNotFound) && !errors.Is(err, ErrClosed) {
+		s.log.fail.poison(err)
+	}
+	return err
+}
+
+func (s *Shard) getLog(index uint64, e *raft.Log) error {
 	s.mu.RLock()
 	where, ok := s.positions.find(index)
 	s.mu.RUnlock()

@@ -1,0 +1,103 @@
+package cluster
+
+import (
+	"context"
+	"encoding/binary"
+	"time"
+
+	"github.com/manykv/manykv/coordinator"
+	"github.com/manykv/manykv/sharding"
+)
+
+// resolve says where a node is: what gossip heard last, the map's address, or
+// the one it had when the cluster was founded.
+func (n *Node) resolve(node string) (string, bool) {
+	id := sharding.NodeID(node)
+	if g := n.gossip; g != nil {
+		if addr, ok := g.addr(id); ok {
+			return addr, true
+		}
+	}
+	if m := n.current.Load(); m != nil {
+		if known, ok := m.Node(id); ok {
+			return known.Addr, true
+		}
+	}
+	if f := n.founded.Load(); f != nil {
+		for _, known := range f.Nodes {
+			if known.ID == id {
+				return known.Addr, true
+			}
+		}
+	}
+	return "", false
+}
+
+func (n *Node) call(ctx context.Context, to sharding.NodeID, method byte, request []byte) ([]byte, error) {
+	return n.trans.Call(ctx, string(to), method, request)
+}
+
+// useMap takes a map if it is newer than the one there is.
+func (n *Node) useMap(m *sharding.Map) {
+	for {
+		old := n.current.Load()
+		if m == nil || old != nil && old.Epoch >= m.Epoch {
+			return
+		}
+		if n.current.CompareAndSwap(old, m) {
+			break
+		}
+	}
+	n.coord.UseMap(m)
+	kick(n.newMap)
+}
+
+// kick puts a token into a channel of one slot.
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// fetchMap asks the other nodes, one after the other, for a map newer than
+// epoch.
+func (n *Node) fetchMap(ctx context.Context, epoch uint64) (*sharding.Map, error) {
+	if m := n.current.Load(); m != nil && m.Epoch > epoch {
+		return m, nil
+	}
+	var last error
+	for _, id := range n.knownNodes() {
+		if id == n.name {
+			continue
+		}
+		attempt, done := context.WithTimeout(ctx, mapTimeout)
+		b, err := n.call(attempt, id, coordinator.MethodMap, binary.BigEndian.AppendUint64(nil, epoch))
+		done()
+		if err == nil && len(b) > 0 {
+			return sharding.DecodeMap(b)
+		}
+		if err != nil {
+			last = err
+		}
+	}
+	return nil, last
+}
+
+// mapTimeout is how long one node may take to hand out its map.
+const mapTimeout = 500 * time.Millisecond
+
+// knownNodes returns the nodes of the cluster as far as known.
+func (n *Node) knownNodes() []sharding.NodeID {
+	var nodes []sharding.Node
+	if m := n.current.Load(); m != nil {
+		nodes = m.Nodes
+	} else if f := n.founded.Load(); f != nil {
+		nodes = f.Nodes
+	}
+	ids := make([]sharding.NodeID, len(nodes))
+	for i := range nodes {
+		ids[i] = nodes[i].ID
+	}
+	return ids
+}

@@ -1,0 +1,99 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/manykv/manykv/coordinator"
+	"github.com/manykv/manykv/kv"
+)
+
+const (
+	// enqueueTimeout is how long a proposal waits for raft's queue before it is
+	// refused as not applied.
+	enqueueTimeout = time.Second
+	// maxProposed bounds the bytes given to raft and not answered yet, over all
+	// shards: entries stay in memory until they are committed, however short
+	// their callers' patience.
+	maxProposed = 256 << 20
+)
+
+// proposal is a list of commands given to raft.
+type proposal struct {
+	r       *replica
+	given   int
+	results chan coordinator.Result // one for each command given, in order
+}
+
+// errBusy: too much is under way; nothing was proposed.
+var errBusy = fmt.Errorf("%w: %d MiB of writes are under way", kv.ErrBusy, maxProposed>>20)
+
+// propose gives commands to raft in order, without waiting for any. It stops at
+// the end of ctx, or when raft's queue has been full for too long; commands after
+// one that raft refused are not given to it.
+func (r *replica) propose(ctx context.Context, commands [][]byte) (proposal, error) {
+	p := proposal{r: r}
+	size := int64(0)
+	for _, c := range commands {
+		size += int64(len(c))
+	}
+	if r.proposed.Add(size) > maxProposed {
+		r.proposed.Add(-size)
+		return p, errBusy
+	}
+	r.pending.Add(1) // before the group is loaded: close waits for it
+	var futures []raft.ApplyFuture
+	group := r.raft.Load()
+	for start := time.Now(); group != nil && len(futures) < len(commands); {
+		left := enqueueTimeout - time.Since(start)
+		if left <= 0 || ctx.Err() != nil || group.State() != raft.Leader {
+			break
+		}
+		futures = append(futures, group.Apply(commands[len(futures)], left))
+	}
+	p.given = len(futures)
+	p.results = make(chan coordinator.Result, p.given)
+	go func() {
+		defer r.pending.Add(-1)
+		defer r.proposed.Add(-size)
+		for _, f := range futures {
+			err := f.Error()
+			r.noteTransfer(err)
+			var response any
+			if err == nil {
+				response = f.Response()
+			}
+			p.results <- outcomeOf(err, response)
+		}
+	}()
+	return p, nil
+}
+
+// wait returns one result for each command that was given to raft. When ctx
+// ends first, those without an answer are unknown: a future may block for ever
+// (hashicorp/raft#498).
+func (p proposal) wait(ctx context.Context) []coordinator.Result {
+	var results []coordinator.Result
+	for range p.given {
+		results = append(results, p.next(ctx))
+	}
+	return results
+}
+
+// next prefers an answer that is there to the end of ctx.
+func (p proposal) next(ctx context.Context) coordinator.Result {
+	select {
+	case result := <-p.results:
+		return result
+	default:
+	}
+	select {
+	case result := <-p.results:
+		return result
+	case <-ctx.Done():
+		return outcomeOf(context.Cause(ctx), nil)
+	}
+}
