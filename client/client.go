@@ -239,8 +239,9 @@ func (c *Client) firstMap(ctx context.Context) error {
 }
 
 // fetchMap asks the configured addresses, and the nodes of the map there is, all
-// at once and takes the first newer map. The error is that of the last to fail,
-// but a refused certificate before any other.
+// at once and takes the first newer map; that there is none is known when most of
+// them said so. The error is that of the last to fail, but a refused certificate
+// before any other.
 func (c *Client) fetchMap(ctx context.Context, epoch uint64) (*sharding.Map, error) {
 	ctx, done := context.WithCancel(ctx)
 	defer done()
@@ -258,13 +259,19 @@ func (c *Client) fetchMap(ctx context.Context, epoch uint64) (*sharding.Map, err
 	}
 	var m *sharding.Map
 	var err error
+	none := 0
 	for range addrs {
 		a := <-answers
 		switch {
-		case m != nil: // the others were cancelled
+		case m != nil || epoch > 0 && 2*none > len(addrs): // the others were cancelled
 		case a.m != nil:
 			m = a.m
 			done()
+		case a.err == nil:
+			if none++; epoch > 0 && 2*none > len(addrs) {
+				err = nil
+				done()
+			}
 		case a.err != nil && !errors.Is(err, transport.ErrIdentity):
 			err = a.err
 		}
