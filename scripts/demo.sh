@@ -64,7 +64,7 @@ heading "Read it all back through n2 and compare SHA-256"
 compare "$(addr n2)"
 
 heading "Nodes, shards, leaders"
-"$manykv" status --config "$conf"
+"$manykv" status --config "$conf" --wait 30s
 
 heading "Kill n3 (SIGKILL), read everything through each survivor"
 kill -KILL "$(cat "$cluster/n3.pid")"
@@ -108,7 +108,8 @@ heading "Stop"
 kill -TERM "$n3_pid" "$up_pid"
 wait "$n3_pid" || fail "n3 ended with an error"
 n3_pid=
+echo "n3, which this demo had started again, has stopped"
 wait "$up_pid" || fail "the cluster ended with an error"
 up_pid=
-tail -n 1 "$work/up.out"
+echo "n1 and n2: 'manykv up' $(tail -n 1 "$work/up.out")"
 printf '\nAll of it was as it should be, in %d s.\n' "$SECONDS"

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 
@@ -109,6 +110,15 @@ func (t *tally) add(keys []string, err error) {
 			t.Concerned = append(t.Concerned, concerned{key, outcome.String()})
 		}
 	}
+}
+
+func (t *tally) set() string {
+	return fmt.Sprintf("set %s in %s", count(t.Applied, "key", "keys"), count(t.Calls, "call", "calls"))
+}
+
+// gone is of deletions: how many of the keys there were, nobody knows.
+func (t *tally) gone() string {
+	return fmt.Sprintf("%s gone (%s)", count(t.Applied, "key is", "keys are"), count(t.Calls, "call", "calls"))
 }
 
 // printConcerned names the keys that a script, or a person, must look after.

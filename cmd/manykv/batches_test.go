@@ -74,7 +74,7 @@ func TestWritingStopsAtTheBatchThatFails(t *testing.T) {
 	}
 
 	p, stdout, stderr := newProgram("")
-	err = p.reportTally("deleted", &got, err, false)
+	err = p.reportTally(&got, err, false, (*tally).gone)
 	want := "2000 keys in 2 calls: 1002 applied, 1 not applied, 997 unknown; input after them was not sent: outcome unknown: no leader"
 	if err == nil || err.Error() != want || stdout.Len() > 0 {
 		t.Errorf("got %v and %q, want %s and nothing", err, stdout, want)
@@ -96,9 +96,28 @@ func TestABatchThatWasRefusedIsNotApplied(t *testing.T) {
 func TestTheSummaryIsPrintedAsJSONAlsoOfAFailure(t *testing.T) {
 	failure := errors.New("line 2: nonsense")
 	p, stdout, _ := newProgram("")
-	err := p.reportTally("set", &tally{Calls: 1, Applied: 2}, failure, true)
+	err := p.reportTally(&tally{Calls: 1, Applied: 2}, failure, true, (*tally).set)
 	if want := `{"calls":1,"applied":2,"not_applied":0,"unknown":0}` + "\n"; stdout.String() != want || !errors.Is(err, failure) {
 		t.Errorf("got %s, %v, want %s, %v", stdout, err, want, failure)
+	}
+}
+
+func TestASummaryCountsInItsNumber(t *testing.T) {
+	for _, c := range []struct {
+		t    tally
+		done func(*tally) string
+		want string
+	}{
+		{tally{Calls: 1, Applied: 1}, (*tally).set, "set 1 key in 1 call\n"},
+		{tally{Calls: 3, Applied: 2001}, (*tally).set, "set 2001 keys in 3 calls\n"},
+		{tally{Calls: 1, Applied: 1}, (*tally).gone, "1 key is gone (1 call)\n"},
+		{tally{Calls: 1, Applied: 2}, (*tally).gone, "2 keys are gone (1 call)\n"},
+		{tally{}, (*tally).gone, "0 keys are gone (0 calls)\n"},
+	} {
+		p, stdout, _ := newProgram("")
+		if err := p.reportTally(&c.t, nil, false, c.done); err != nil || stdout.String() != c.want {
+			t.Errorf("got %q, %v, want %q", stdout, err, c.want)
+		}
 	}
 }
 

@@ -27,7 +27,10 @@ other, each for --duration, with random keys of a key space that is filled
 first and removed afterwards.
 
 Latencies are per call. Values are random bytes. delete-many also meets keys
-that are gone already, which cost it the same.`
+that are gone already, which cost it the same.
+
+What it writes stays in the nodes' logs, also after it was removed: logs are not
+truncated yet. Run it on a cluster that you can throw away.`
 
 // benchOptions are the flags of bench.
 type benchOptions struct {
@@ -47,7 +50,7 @@ func (p *program) benchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure reads and writes: keys/s, calls/s and latencies",
 		Long:  benchHelp,
-		Args:  cobra.NoArgs,
+		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(); err != nil {
 				return err
@@ -66,7 +69,7 @@ func (p *program) benchCommand() *cobra.Command {
 	f.IntVar(&o.callers, "callers", 16, "calls in flight")
 	f.DurationVar(&o.duration, "duration", 5*time.Second, "how long each operation is measured")
 	f.BoolVar(&o.json, "json", false, "print the results as JSON")
-	return p.connects(cmd)
+	return p.calls(cmd)
 }
 
 func (o *benchOptions) check() error {
@@ -122,9 +125,6 @@ type benchReport struct {
 	Results   []benchResult `json:"results"`
 }
 
-// errBench is a measurement in which calls failed.
-var errBench = errors.New("calls failed")
-
 func (p *program) bench(ctx context.Context, b benchBucket, o *benchOptions) (err error) {
 	w := newWorkload(b, o)
 	if err := w.sweep(ctx, p, "fill", w.fill); err != nil {
@@ -154,7 +154,7 @@ func (p *program) bench(ctx context.Context, b benchBucket, o *benchOptions) (er
 		p.printBench(&report)
 	}
 	if failed > 0 {
-		err = errors.Join(err, fmt.Errorf("%d %w", failed, errBench))
+		err = errors.Join(err, errors.New(count(failed, "call failed", "calls failed")))
 	}
 	return err
 }
@@ -169,8 +169,8 @@ func (p *program) measure(ctx context.Context, w *workload, op string) benchResu
 	each := make([]histogram, w.o.callers)
 	start := time.Now()
 	shown := startProgress(p.stderr, p.terminal, func() string {
-		return fmt.Sprintf("%s: %.0f keys/s, %d calls, %d errors", op,
-			perSecond(float64(calls.Load()*keys), time.Since(start)), calls.Load(), errs.Load())
+		return fmt.Sprintf("%s: %.0f keys/s, %s, %s", op, perSecond(float64(calls.Load()*keys), time.Since(start)),
+			count(calls.Load(), "call", "calls"), count(errs.Load(), "error", "errors"))
 	})
 	var all sync.WaitGroup
 	for i := range each {
@@ -209,7 +209,8 @@ func (p *program) measure(ctx context.Context, w *workload, op string) benchResu
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 func (p *program) printBench(r *benchReport) {
-	p.stdout.printf("%d callers, batches of %d keys, values of %d bytes, %d keys\n\n", r.Callers, r.Batch, r.ValueSize, r.KeySpace)
+	p.stdout.printf("%s, batches of %s, values of %s, %s\n\n", count(r.Callers, "caller", "callers"),
+		count(r.Batch, "key", "keys"), count(r.ValueSize, "byte", "bytes"), count(r.KeySpace, "key", "keys"))
 	rows := [][]string{{"operation", "keys/s", "calls/s", "p50 ms", "p99 ms", "p99.9 ms", "errors"}}
 	for _, o := range r.Results {
 		rows = append(rows, []string{o.Op, decimal(o.KeysPerSec, 0), decimal(o.CallsPerSec, 0),

@@ -19,8 +19,8 @@ func (p *program) bucketCreateCommand() *cobra.Command {
 		Use:   "create NAME",
 		Short: "Make a bucket",
 		Long: `Make a bucket: a namespace of keys. Its name is 1 to 255 bytes of UTF-8
-without control characters and ':'.`,
-		Args: cobra.ExactArgs(1),
+without control characters and ':'.` + exitsHelp,
+		Args: asUsed,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			c, err := p.dial(cmd.Context())
 			if err != nil {
@@ -31,11 +31,15 @@ without control characters and ':'.`,
 			if err == nil || ifMissing && errors.Is(err, kv.ErrExists) {
 				return nil
 			}
-			return fmt.Errorf("create bucket %q: %w", args[0], err)
+			err = fmt.Errorf("create bucket %q: %w", args[0], err)
+			if errors.Is(err, kv.ErrExists) {
+				return hinted{err, "--if-missing succeeds then, too"}
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&ifMissing, "if-missing", false, "succeed if there is one of that name already")
-	return p.connects(cmd)
+	return p.calls(cmd)
 }
 
 func (p *program) bucketListCommand() *cobra.Command {
@@ -43,7 +47,8 @@ func (p *program) bucketListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List all buckets, one name a line",
-		Args:  cobra.NoArgs,
+		Long:  "List all buckets, one name a line, sorted." + exitsHelp,
+		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			c, err := p.dial(cmd.Context())
 			if err != nil {
@@ -64,5 +69,5 @@ func (p *program) bucketListCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON array")
-	return p.connects(cmd)
+	return p.calls(cmd)
 }

@@ -32,7 +32,7 @@ func (p *program) certCACommand() *cobra.Command {
 		Long: `Make a cluster's certificate authority, valid for ten years, and its gossip key:
 ca.crt, ca.key and gossip.key. Nodes need ca.crt and gossip.key, clients ca.crt.
 ca.key makes further certificates and is needed by nobody else: keep it safe.`,
-		Args: cobra.NoArgs,
+		Args: asUsed,
 		RunE: func(*cobra.Command, []string) error {
 			if name == "" {
 				return usagef("--cluster is missing, want the cluster's name")
@@ -56,8 +56,11 @@ func (p *program) certNodeCommand() *cobra.Command {
 		Short: "Make the certificate of a node",
 		Long: `Make NAME.crt and NAME.key, valid for a year, signed by the CA in the same
 directory. NAME is the node's name: 1 to 63 of a-z, 0-9 and -.`,
-		Args: cobra.ExactArgs(1),
+		Args: asUsed,
 		RunE: func(_ *cobra.Command, args []string) error {
+			if err := checkCA(dir); err != nil {
+				return err
+			}
 			if err := pki.IssueNode(dir, args[0], hosts); err != nil {
 				return err
 			}
@@ -77,10 +80,18 @@ func (p *program) certClientCommand() *cobra.Command {
 		Short: "Make the certificate of a client, and its client.toml",
 		Long: `Make NAME.crt and NAME.key, valid for a year, signed by the CA in the same
 directory, and a client.toml that data commands take with --config.`,
-		Args: cobra.ExactArgs(1),
+		Args: asUsed,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(addrs) == 0 {
 				return usagef("--addr is missing, want host:port of one node at least")
+			}
+			for _, addr := range addrs {
+				if err := checkAddr(addr); err != nil {
+					return usagef("--addr %w", err)
+				}
+			}
+			if err := checkCA(dir); err != nil {
+				return err
 			}
 			if out == "" {
 				out = filepath.Join(dir, clientFile)
@@ -105,6 +116,14 @@ directory, and a client.toml that data commands take with --config.`,
 	cmd.Flags().StringArrayVar(&addrs, "addr", nil, "`host:port` of a node; repeatable, and the others are learned")
 	cmd.Flags().StringVar(&out, "out", "", "the client.toml to write (default client.toml in --dir)")
 	return certDir(cmd, &dir)
+}
+
+// checkCA says what to do first where no CA was made.
+func checkCA(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "ca.crt")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("no CA in %s: run 'manykv cert ca --dir %s --cluster NAME' first", dir, dir)
 }
 
 // made says which files there are now.

@@ -39,8 +39,14 @@ func TestCertificatesAreMadeOnceAndFitTogether(t *testing.T) {
 	} {
 		runHere(t, nil, strings.Fields(c.line)...).mustFail(t, exitFailed, c.says)
 	}
-	if _, err := os.Stat(filepath.Join("certs", "third.crt")); err == nil {
-		t.Error("got a certificate, want nothing made when the client.toml cannot be")
+	for _, addr := range []string{"foo", ":7400", "n1:", "n1:0", "n1:http", "n1:70000"} {
+		r := runHere(t, nil, "cert", "client", "third", "--addr", "n1:7400", "--addr", addr, "--out", "third.toml")
+		r.mustFail(t, exitUsage, `--addr "`+addr+`", want host:port`)
+	}
+	for _, file := range []string{filepath.Join("certs", "third.crt"), "third.toml"} {
+		if _, err := os.Stat(file); err == nil {
+			t.Errorf("got %s, want nothing made when not all of it can be", file)
+		}
 	}
 }
 

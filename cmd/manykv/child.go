@@ -138,6 +138,21 @@ func (c *child) signal(s os.Signal) error {
 	return nil
 }
 
+// reason is why the process ended by itself, in its own words: an error is the
+// last it prints. It is "" if the process was stopped, killed, or did not say.
+func (c *child) reason() string {
+	if exit, ok := errors.AsType[*exec.ExitError](c.err); !ok || exit.ExitCode() < 0 { // a signal
+		return ""
+	}
+	lines := c.lastWords()
+	for i := len(lines) - 1; i >= 0; i-- {
+		if why, ok := strings.CutPrefix(lines[i], "manykv: "); ok {
+			return strings.Join(append([]string{why}, lines[i+1:]...), "\n  ")
+		}
+	}
+	return ""
+}
+
 // lastWords are the last lines that the process logged.
 func (c *child) lastWords() []string {
 	f, err := os.Open(c.log)

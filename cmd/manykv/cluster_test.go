@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -64,14 +65,15 @@ func testOneKey(t *testing.T, s *site) {
 
 	s.must("", "bucket", "create", "another")
 	s.run("", "bucket", "create", "another").mustFail(t, exitFailed, "already exists")
-	s.must("", "bucket", "create", "another", "--if-missing")
+	s.run("", "bucket", "create", "another").mustFail(t, exitFailed, "hint: --if-missing")
+	s.must("", "bucket", "create", "another", "--if-missing", "--through")
 	s.expect(0, "another\nfiles\n", "bucket", "list")
 	s.expect(0, `["another","files"]`+"\n", "bucket", "list", "--json")
 	s.expect(exitFailed, "false\n", "exists", "another", "b") // buckets are apart
 }
 
 func testManyKeys(t *testing.T, s *site) {
-	s.expect(0, "set 3 keys in 1 calls\n", "set-many", "files", "m1=one", "m2=a=b", "m1=last")
+	s.expect(0, "set 3 keys in 1 call\n", "set-many", "files", "m1=one", "m2=a=b", "m1=last")
 	input := `{"key":"m3","value":"ü"}` + "\n" + `{"key":"m4","value_base64":"AP8="}` + "\n"
 	if got := s.must(input, "set-many", "files", "--json"); got != `{"calls":1,"applied":2,"not_applied":0,"unknown":0}`+"\n" {
 		t.Errorf("got %s", got)
@@ -81,7 +83,7 @@ func testManyKeys(t *testing.T, s *site) {
 	if got := s.must("m4\nnone\nm1\nm2\n", "get-many", "files", "-", "--through"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	s.expect(0, "deleted 3 keys in 1 calls\n", "delete-many", "files", "m1", "m2", "none")
+	s.expect(0, "3 keys are gone (1 call)\n", "delete-many", "files", "m1", "m2", "none")
 	s.expect(0, "null\nnull\n", "get-many", "files", "m1", "m2")
 
 	var lines, keys strings.Builder
@@ -95,18 +97,21 @@ func testManyKeys(t *testing.T, s *site) {
 	if got := s.must(keys.String(), "get-many", "files", "-"); got != lines.String() {
 		t.Errorf("got %d bytes back, want the %d written", len(got), lines.Len())
 	}
-	if got := s.must(keys.String(), "delete-many", "files", "-"); got != "deleted 2001 keys in 3 calls\n" {
+	if got := s.must(keys.String(), "delete-many", "files", "-"); got != "2001 keys are gone (3 calls)\n" {
 		t.Errorf("got %q", got)
 	}
 	s.expect(0, "null\n", "get-many", "files", "bulk2000")
 	r := s.run(`{"key":"a","value":"1"}`+"\nnonsense\n", "set-many", "files")
-	r.mustFail(t, exitFailed, "1 keys in 1 calls: 1 applied, 0 not applied, 0 unknown; input after them was not sent: line 2: ")
+	r.mustFail(t, exitFailed, "1 key in 1 call: 1 applied, 0 not applied, 0 unknown; input after them was not sent: line 2: ")
 }
 
 func testBadInput(t *testing.T, s *site) {
 	long := strings.Repeat("k", 5<<10)
-	s.run("", "get", "nowhere", "k").mustFail(t, exitFailed, `bucket "nowhere": no such store`)
-	s.run("", "get", "nowhere", "k").mustFail(t, exitFailed, "manykv bucket create NAME")
+	r := s.run("", "get", "nowhere", "k")
+	if want := "manykv: no such store: no bucket \"nowhere\"\nhint: 'manykv bucket create nowhere' makes it\n"; r.code != exitFailed || r.stderr != want {
+		t.Errorf("got exit code %d and\n%s\nwant %d and\n%s", r.code, r.stderr, exitFailed, want)
+	}
+	s.run("", "set", "nowhere", "k", "v").mustFail(t, exitFailed, "hint: 'manykv bucket create nowhere' makes it, and so does --create\n")
 	s.run("", "get", "files", long).mustFail(t, exitFailed, "a key of 5120 bytes, at most 4096 are allowed")
 	s.run("", "set-many", "files", "a=1", long+"=2").mustFail(t, exitFailed, "0 applied, 2 not applied, 0 unknown")
 	s.run("", "set", "files", "\xff", "v").mustFail(t, exitFailed, "not valid UTF-8")
@@ -121,8 +126,16 @@ func testBadInput(t *testing.T, s *site) {
 	stranger.must("", "cert", "ca", "--cluster", "local")
 	addr := strings.Fields(s.must("", "status"))[7] // of the first node
 	stranger.must("", "cert", "client", "eve", "--addr", addr)
-	r := stranger.run("", "get", "files", "k", "--config", filepath.Join("certs", clientFile))
+	r = stranger.run("", "get", "files", "k", "--config", filepath.Join("certs", clientFile))
 	r.mustFail(t, exitFailed, "access denied")
+	stranger.must("", "cert", "client", "far", "--addr", "127.0.0.1:1", "--out", "far.toml")
+	for _, line := range []string{"status", "status --wait 200ms", "get files k"} {
+		r := stranger.run("", append(strings.Fields(line), "--config", "far.toml", "--timeout", "200ms")...)
+		r.mustFail(t, exitFailed, "unavailable")
+		if strings.Contains(r.stderr, "hint: ") {
+			t.Errorf("%s: got\n%s\nwant no hint where nobody can be reached", line, r.stderr)
+		}
+	}
 }
 
 func testTwice(t *testing.T, s *site) {
@@ -180,7 +193,7 @@ func testImport(t *testing.T, s *site) {
 	}
 	writeFile(t, dir, "too-large", make([]byte, 5<<20))
 	r = s.run("", "import", "tree", "tree", "--verify")
-	if r.code != exitFailed || !strings.Contains(r.stdout, "imported 1202 files") || !strings.Contains(r.stderr, "  too-large: ") || lastLine(r.stderr) != "manykv: 1 files were skipped" {
+	if r.code != exitFailed || !strings.Contains(r.stdout, "imported 1202 files") || !strings.Contains(r.stderr, "  too-large: ") || lastLine(r.stderr) != "manykv: 1 file was skipped" {
 		t.Errorf("got exit code %d,\n%s%s\nwant %d, and all but one imported", r.code, r.stdout, r.stderr, exitFailed)
 	}
 	s.run("", "import", "tree", "tree", "--verify-only", "--verify-addr", "127.0.0.1:1", "--timeout", "200ms").mustFail(t, exitFailed, "127.0.0.1:1")
@@ -218,6 +231,9 @@ func testNodeDies(t *testing.T, s *site, up *process) {
 	config := filepath.Join(defaultDir, "n3.toml")
 	up.says("ended: signal: killed")
 	up.says("this starts it again: manykv server --config " + config)
+	if r := s.run("", "status"); r.code != exitFailed || !strings.Contains(r.stdout, "unreachable") || !strings.Contains(r.stderr, "node n3 is unreachable") || strings.Contains(r.stderr, "hint: ") {
+		t.Errorf("got exit code %d,\n%s%s\nwant %d, that n3 is unreachable, and no hint", r.code, r.stdout, r.stderr, exitFailed)
+	}
 	r := s.run("", "status", "--wait", "1s")
 	if r.code != exitFailed || !strings.Contains(lastLine(r.stderr), "node n3 is unreachable") || !strings.Contains(r.stdout, "unreachable") {
 		t.Errorf("got exit code %d,\n%s%s\nwant %d and that n3 is unreachable", r.code, r.stdout, r.stderr, exitFailed)
@@ -225,8 +241,24 @@ func testNodeDies(t *testing.T, s *site, up *process) {
 	if _, err := os.Stat(filepath.Join(s.dir, defaultDir, "n3.pid")); err == nil {
 		t.Error("got a pid file of a process that is gone")
 	}
-	n3 := s.background("server", "--config", config)
-	s.must("", "status", "--wait", patience.String())
+	waits := s.background("status", "--wait", patience.String())
+	// Without its name, which the certificate has, and at another address.
+	text, err := os.ReadFile(filepath.Join(s.dir, config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nameless := strings.Replace(string(text), "name = 'n3'\n", "", 1)
+	if nameless == string(text) {
+		t.Fatalf("got no name in\n%s", text)
+	}
+	writeFile(t, s.dir, filepath.Join(defaultDir, "moved.toml"), []byte(nameless))
+	n3 := s.background("server", "--config", filepath.Join(defaultDir, "moved.toml"), "--listen", net.JoinHostPort(loopback, "0"))
+	n3.says("msg=\"node started\" node=n3")
+	waits.says("SHARD")
+	if code := waits.wait(); code != 0 {
+		text, _ := waits.out.read()
+		t.Errorf("got exit code %d, want 0 when n3 is back elsewhere\n%s", code, text)
+	}
 	s.expect(0, "of the empty key", "get", "files", "")
 	if code := n3.ends(syscall.SIGTERM); code != 0 {
 		text, _ := n3.out.read()
@@ -253,6 +285,14 @@ func testRestart(t *testing.T, s *site, up *process) {
 	for _, pid := range pids {
 		gone(t, pid)
 	}
+	config := filepath.Join(defaultDir, "n3.toml")
+	s.background("server", "--config", config).says("msg=\"node started\" node=n3")
+	up = s.background("up")
+	up.says("n3 runs already, not under this 'up'\n")
+	up.says("The cluster serves, until Ctrl-C.")
+	if text, _ := up.out.read(); !strings.Contains(text, "n3.log: start node n3: ") || strings.Contains(text, "this starts it again") {
+		t.Errorf("got\n%s\nwant why n3 ended, and no word of starting it again", text)
+	}
 }
 
 func TestANewClusterThatCannotFormIsGivenUp(t *testing.T) {
@@ -263,7 +303,7 @@ func TestANewClusterThatCannotFormIsGivenUp(t *testing.T) {
 	// What a node cannot use, in the place of its data directory.
 	writeFile(t, s.dir, filepath.Join(defaultDir, "n2"), []byte("a file"))
 	r := s.exec("", "up", "--port", strconv.Itoa(takePort(t)))
-	if r.code != exitFailed || lastLine(r.stderr) != "manykv: node n2 ended before the cluster served" || !strings.Contains(r.stderr, "  manykv: start node n2: ") {
+	if r.code != exitFailed || lastLine(r.stderr) != "manykv: node n2 ended before the cluster served" || !strings.Contains(r.stderr, "n2.log: start node n2: ") || strings.Contains(r.stderr, "starts it again") {
 		t.Errorf("got exit code %d and\n%s\nwant %d, and why n2 ended", r.code, r.stderr, exitFailed)
 	}
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,15 +38,26 @@ type connection struct {
 	timeout time.Duration
 }
 
+// exitsHelp ends the help of data commands.
+const exitsHelp = `
+
+Exit codes: 0 done; 1 failed, also because of a bucket's name, a key or a value
+that is not allowed; 2 used wrongly.`
+
+// calls gives cmd the connection flags and the choice of who splits batches.
+func (p *program) calls(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().BoolVar(&p.conn.through, "through", false, "let the nodes of --addr split batches and ask the others, instead of doing so here")
+	return p.connects(cmd)
+}
+
 // connects gives cmd the connection flags.
 func (p *program) connects(cmd *cobra.Command) *cobra.Command {
 	f, c := cmd.Flags(), &p.conn
 	f.StringVar(&c.config, "config", "", "the cluster's client.toml (default "+filepath.Join(defaultDir, clientFile)+")")
 	f.StringArrayVar(&c.addrs, "addr", nil, "`host:port` of a node, instead of the configured ones; repeatable")
-	f.BoolVar(&c.through, "through", false, "send whole batches to the nodes of --addr, instead of splitting them here")
-	f.StringVar(&c.ca, "ca", "", "the cluster's CA certificate, instead of the configured one")
-	f.StringVar(&c.cert, "cert", "", "the client's certificate, instead of the configured one")
-	f.StringVar(&c.key, "key", "", "the client's key, instead of the configured one")
+	f.StringVar(&c.ca, "ca-file", "", "the cluster's CA certificate, instead of the configured one")
+	f.StringVar(&c.cert, "cert-file", "", "the client's certificate, instead of the configured one")
+	f.StringVar(&c.key, "key-file", "", "the client's key, instead of the configured one")
 	f.DurationVar(&c.timeout, "timeout", defaultTimeout, "the most a call may take")
 	return cmd
 }
@@ -53,6 +66,11 @@ func (p *program) connects(cmd *cobra.Command) *cobra.Command {
 func (c *connection) load() (client.Config, error) {
 	if c.timeout <= 0 {
 		return client.Config{}, usagef("--timeout %v, want more than 0", c.timeout)
+	}
+	for _, addr := range c.addrs {
+		if err := checkAddr(addr); err != nil {
+			return client.Config{}, usagef("--addr %w", err)
+		}
 	}
 	cfg, err := c.loadFile()
 	if err != nil {
@@ -85,7 +103,7 @@ func (c *connection) loadFile() (client.Config, error) {
 	case len(c.addrs) == 0:
 		return client.Config{}, usagef("which cluster? There is no %s here, and neither --config nor --addr was given; 'manykv up' starts a cluster", file)
 	case c.ca == "" || c.cert == "" || c.key == "":
-		return client.Config{}, usagef("--addr needs --ca, --cert and --key, because there is no %s here to take them from", file)
+		return client.Config{}, usagef("--addr needs --ca-file, --cert-file and --key-file, because there is no %s here to take them from", file)
 	default:
 		return client.Config{}, nil
 	}
@@ -97,7 +115,34 @@ func (p *program) dial(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.Open(ctx, cfg)
+	cl, err := client.Open(ctx, cfg)
+	p.reached = err == nil
+	return cl, err
+}
+
+// checkAddr says whether text can be the address of a node.
+func checkAddr(text string) error {
+	host, port, err := splitAddr(text)
+	if err == nil && (host == "" || port == 0) {
+		err = errors.New("both are needed")
+	}
+	if err != nil {
+		return fmt.Errorf("%q, want host:port: %w", text, err)
+	}
+	return nil
+}
+
+// splitAddr splits host:port; either may be nothing, as in an address to
+// listen on.
+func splitAddr(text string) (host string, port uint64, err error) {
+	host, digits, err := net.SplitHostPort(text)
+	if err != nil {
+		return "", 0, err
+	}
+	if port, err = strconv.ParseUint(digits, 10, 16); err != nil {
+		return "", 0, fmt.Errorf("port %q is not a number up to %d", digits, lastPort)
+	}
+	return host, port, nil
 }
 
 // withBucket connects, opens a bucket, made first if create and there is none,

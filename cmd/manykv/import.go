@@ -28,11 +28,14 @@ its content the value. Files are sent in batches of at most 1,000 files and
 4 MiB. A batch that failed, even one whose outcome is unknown, is sent again a
 few times: the same content twice is harmless.
 
-Files that cannot be values (larger than 4 MiB, or a name that is not UTF-8) or
-cannot be read are reported and skipped; the exit code is 1 then.
+Files that cannot be values (larger than %d bytes, or a name that is not
+UTF-8 or longer than %d bytes) or cannot be read are reported and skipped; the
+exit code is 1 then. The limit is that of one log entry, 4 MiB, less room for
+the longest key and %d bytes for what else is in the entry. A cluster may be
+set to allow less (max_value_bytes of 'manykv server').
 
 --verify reads everything back afterwards through another node, and compares
-SHA-256 sums with the files.`
+SHA-256 sums with the files.` + exitsHelp
 
 // importOptions are the flags of import.
 type importOptions struct {
@@ -43,14 +46,23 @@ type importOptions struct {
 
 func (p *program) importCommand() *cobra.Command {
 	var o importOptions
+	limits := kv.Limits{}.WithDefaults()
 	cmd := &cobra.Command{
 		Use:   "import BUCKET DIR",
 		Short: "Import the files of a directory, and compare them",
-		Long:  importHelp,
-		Args:  cobra.ExactArgs(2),
+		Long:  fmt.Sprintf(importHelp, limits.ValueBytes, limits.KeyBytes, kv.CommandOverhead),
+		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.parallel < 1 || o.parallel > mostParallel {
 				return usagef("--parallel %d, want 1 to %d", o.parallel, mostParallel)
+			}
+			if o.verifyAddr != "" {
+				if !o.verify && !o.verifyOnly {
+					return usagef("--verify-addr without --verify or --verify-only")
+				}
+				if err := checkAddr(o.verifyAddr); err != nil {
+					return usagef("--verify-addr %w", err)
+				}
 			}
 			return p.importTree(cmd.Context(), args[0], args[1], &o)
 		},
@@ -62,7 +74,7 @@ func (p *program) importCommand() *cobra.Command {
 	f.StringVar(&o.verifyAddr, "verify-addr", "", "`host:port` of the node to read back through (default another than the one used)")
 	f.IntVar(&o.parallel, "parallel", 4, "how many batches are in flight")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
-	return p.connects(cmd)
+	return p.calls(cmd)
 }
 
 // importSummary is what is printed at the end.
@@ -93,12 +105,9 @@ func (t *tree) figures(took time.Duration) figures {
 }
 
 func (f *figures) String() string {
-	return fmt.Sprintf("%d files, %.1f MB in %.2f s: %.0f keys/s, %.1f MB/s",
-		f.Files, megabytes(f.Bytes), f.Seconds, f.KeysPerSec, f.MBPerSec)
+	return fmt.Sprintf("%s, %.1f MB in %.2f s: %.0f keys/s, %.1f MB/s",
+		count(f.Files, "file", "files"), megabytes(f.Bytes), f.Seconds, f.KeysPerSec, f.MBPerSec)
 }
-
-// errSkipped is an import, or comparison, that is not of all files.
-var errSkipped = errors.New("files were skipped")
 
 func (p *program) importTree(ctx context.Context, bucket, dir string, o *importOptions) error {
 	t, err := openTree(dir)
@@ -130,15 +139,19 @@ func (p *program) importTree(ctx context.Context, bucket, dir string, o *importO
 // failure is why the exit code is not 0 although all was done that could be.
 func (s *importSummary) failure() error {
 	if s.Verify != nil && s.Verify.Differing.Count > 0 {
-		return fmt.Errorf("%d files differ", s.Verify.Differing.Count)
+		return errors.New(count(s.Verify.Differing.Count, "file differs", "files differ"))
 	}
 	if s.Import != nil && s.Import.Skipped.Count > 0 {
-		return fmt.Errorf("%d %w", s.Import.Skipped.Count, errSkipped)
+		return skipped(s.Import.Skipped.Count)
 	}
 	if s.Verify != nil && s.Verify.Skipped.Count > 0 {
-		return fmt.Errorf("%d %w", s.Verify.Skipped.Count, errSkipped)
+		return skipped(s.Verify.Skipped.Count)
 	}
 	return nil
+}
+
+func skipped(files int) error {
+	return errors.New(count(files, "file was skipped", "files were skipped"))
 }
 
 // again is the same directory with nothing done.
@@ -178,7 +191,7 @@ func (p *program) importFiles(ctx context.Context, t *tree, to setter, o *import
 
 func (p *program) reportFigures(did string, f *figures, asJSON bool) {
 	if f.Skipped.Count > 0 {
-		p.stderr.printf("%d files skipped:\n", f.Skipped.Count)
+		p.stderr.printf("%s skipped:\n", count(f.Skipped.Count, "file", "files"))
 		f.Skipped.print(p.stderr)
 	}
 	if !asJSON {
@@ -224,7 +237,7 @@ func (p *program) watch(ctx context.Context, what string, t *tree, work func(con
 	start := time.Now()
 	shown := startProgress(p.stderr, p.terminal, func() string {
 		done, all := t.bytes.Load(), total.Load()
-		line := fmt.Sprintf("%s: %d files, %.1f MB, %.1f MB/s", what, t.files.Load(), megabytes(done),
+		line := fmt.Sprintf("%s: %s, %.1f MB, %.1f MB/s", what, count(t.files.Load(), "file", "files"), megabytes(done),
 			perSecond(megabytes(done), time.Since(start)))
 		if all > 0 {
 			line = bar(done, all) + " " + line

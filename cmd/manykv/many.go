@@ -20,14 +20,17 @@ const getManyHelp = `Print the values of many keys, one line of JSON for each, i
   {"key":"k","value_base64":"AP8="}     one that is not
   null                                  no value
 
-The one argument "-" means keys from standard input, one a line.`
+The output always is such lines (NDJSON). The one argument "-" means keys from
+standard input, one a line. There may be any number of them: they are asked for
+in calls of at most 1,000 keys, one after the other, and the values of each call
+are printed as they come.` + exitsHelp
 
 func (p *program) getManyCommand() *cobra.Command {
-	return p.connects(&cobra.Command{
+	return p.calls(&cobra.Command{
 		Use:   "get-many BUCKET KEY...",
 		Short: "Print the values of many keys as lines of JSON",
 		Long:  getManyHelp,
-		Args:  cobra.MinimumNArgs(2),
+		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.withBucket(cmd.Context(), args[0], false, func(_ *client.Client, b *client.Bucket) error {
 				return p.printMany(cmd.Context(), b, p.keys(args[1:]))
@@ -81,7 +84,7 @@ input:
 The last occurrence of a key wins. Standard input may be of any length: it is
 sent in calls of at most 1,000 keys and 4 MiB, one after the other, until one
 fails. A batch is not atomic: a failure says of how many keys it is known that
-they were applied, or not applied, or neither, and names the first.`
+they were applied, or not applied, or neither, and names the first.` + exitsHelp
 
 func (p *program) setManyCommand() *cobra.Command {
 	var create, asJSON bool
@@ -89,7 +92,7 @@ func (p *program) setManyCommand() *cobra.Command {
 		Use:   "set-many BUCKET [KEY=VALUE...]",
 		Short: "Set many keys, from arguments or lines of JSON",
 		Long:  setManyHelp,
-		Args:  cobra.MinimumNArgs(1),
+		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pairs := readPairs(p.stdin)
 			if len(args) > 1 {
@@ -101,13 +104,13 @@ func (p *program) setManyCommand() *cobra.Command {
 			}
 			return p.withBucket(cmd.Context(), args[0], create, func(_ *client.Client, b *client.Bucket) error {
 				t, err := writeAll(cmd.Context(), pairs, pairSize, keyOfPair, b.SetMany)
-				return p.reportTally("set", &t, err, asJSON)
+				return p.reportTally(&t, err, asJSON, (*tally).set)
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&create, "create", false, "make the bucket if there is none of that name")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the summary as JSON")
-	return p.connects(cmd)
+	return p.calls(cmd)
 }
 
 // parsePairs reads KEY=VALUE arguments. A key with '=' in it needs JSON.
@@ -128,22 +131,25 @@ func (p *program) deleteManyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete-many BUCKET KEY...",
 		Short: "Delete many keys; missing ones are skipped",
-		Long: `Delete many keys; missing ones are skipped. The one argument "-" means keys
-from standard input, one a line, sent in calls of at most 1,000 keys.`,
-		Args: cobra.MinimumNArgs(2),
+		Long: `Delete many keys; missing ones are skipped, and how many there were is not
+known. The one argument "-" means keys from standard input, one a line. There
+may be any number of them: they are sent in calls of at most 1,000 keys, one
+after the other, until one fails.` + exitsHelp,
+		Args: asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.withBucket(cmd.Context(), args[0], false, func(_ *client.Client, b *client.Bucket) error {
 				t, err := writeAll(cmd.Context(), p.keys(args[1:]), keySize, itself, b.DeleteMany)
-				return p.reportTally("deleted", &t, err, asJSON)
+				return p.reportTally(&t, err, asJSON, (*tally).gone)
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the summary as JSON")
-	return p.connects(cmd)
+	return p.calls(cmd)
 }
 
-// reportTally prints what became of all keys that were sent, and passes err on.
-func (p *program) reportTally(done string, t *tally, err error, asJSON bool) error {
+// reportTally prints what became of all keys that were sent, all's well in the
+// words of done, and passes err on.
+func (p *program) reportTally(t *tally, err error, asJSON bool, done func(*tally) string) error {
 	if asJSON {
 		return errors.Join(err, p.stdout.json(t))
 	}
@@ -155,9 +161,9 @@ func (p *program) reportTally(done string, t *tally, err error, asJSON bool) err
 		if batch, ok := errors.AsType[*kv.BatchError](err); ok {
 			err = batch.Err // its counts are among ours
 		}
-		return fmt.Errorf("%d keys in %d calls: %d applied, %d not applied, %d unknown; input after them was not sent: %w",
-			t.Applied+t.NotApplied+t.Unknown, t.Calls, t.Applied, t.NotApplied, t.Unknown, err)
+		return fmt.Errorf("%s in %s: %d applied, %d not applied, %d unknown; input after them was not sent: %w",
+			count(t.Applied+t.NotApplied+t.Unknown, "key", "keys"), count(t.Calls, "call", "calls"), t.Applied, t.NotApplied, t.Unknown, err)
 	}
-	p.stdout.printf("%s %d keys in %d calls\n", done, t.Applied, t.Calls)
+	p.stdout.printf("%s\n", done(t))
 	return nil
 }

@@ -43,7 +43,7 @@ func parseRecord(line []byte) (kv.Pair, error) {
 		return kv.Pair{}, err
 	}
 	if rest := bytes.TrimSpace(line[d.InputOffset():]); len(rest) > 0 {
-		return kv.Pair{}, fmt.Errorf("%d bytes after the object, want one object a line", len(rest))
+		return kv.Pair{}, fmt.Errorf("%s after the object, want one object a line", count(len(rest), "byte", "bytes"))
 	}
 	switch {
 	case r.Key == nil:

@@ -61,7 +61,8 @@ func loadPlan(dir string) (*plan, error) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	if pl.Nodes < 1 || pl.Nodes > mostLocalNodes || len(pl.Ports) != pl.Nodes {
-		return nil, fmt.Errorf("%s: %d nodes and %d ports, want 1 to %d nodes and a port for each", file, pl.Nodes, len(pl.Ports), mostLocalNodes)
+		return nil, fmt.Errorf("%s: %s and %s, want 1 to %d nodes and a port for each", file,
+			count(pl.Nodes, "node", "nodes"), count(len(pl.Ports), "port", "ports"), mostLocalNodes)
 	}
 	return &pl, nil
 }
@@ -75,8 +76,12 @@ func (pl *plan) checkSame(dir string, o *upOptions, given func(flag string) bool
 		{"nodes", o.nodes, pl.Nodes}, {"shards", o.shards, pl.Shards}, {"port", o.port, pl.Ports[0]},
 	} {
 		if given(f.flag) && f.got != f.want {
-			return usagef("--%s %d, but the cluster in %s was made with %d, which cannot be changed; --dir names another directory",
-				f.flag, f.got, dir, f.want)
+			want := strconv.Itoa(f.want)
+			if f.flag == "shards" && f.want == 0 {
+				want = "two shards for each node"
+			}
+			return usagef("--%s %d, but the cluster in %s was made with %s, which cannot be changed; --dir names another directory",
+				f.flag, f.got, dir, want)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strconv"
@@ -90,6 +91,11 @@ func TestAPlanCannotBeChanged(t *testing.T) {
 			t.Errorf("got %v, want an error that says %q", err, c.says)
 		}
 	}
+	counted := &plan{Nodes: 3, Ports: []int{7400, 7401, 7402}} // nobody gave --shards
+	err := counted.checkSame("D", &upOptions{shards: 9}, func(flag string) bool { return flag == "shards" })
+	if want := "--shards 9, but the cluster in D was made with two shards for each node"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want an error that says %q", err, want)
+	}
 	if err := pl.checkSame("D", o, func(string) bool { return false }); err != nil {
 		t.Errorf("got %v when nothing was given", err)
 	}
@@ -150,6 +156,30 @@ func TestSettingsInTheEnvironmentAreNotPassedOn(t *testing.T) {
 	got := withoutSettings([]string{"PATH=/bin", "MANYKV_NAME=n9", "GOMAXPROCS=2"})
 	if want := []string{"PATH=/bin", "GOMAXPROCS=2"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestAReasonIsWhatTheProgramSaidLast: only then is it no use to start it again.
+func TestAReasonIsWhatTheProgramSaidLast(t *testing.T) {
+	ended := func(script string) error { return exec.Command("sh", "-c", script).Run() }
+	for _, c := range []struct {
+		name, log string
+		err       error
+		want      string
+	}{
+		{"an error", "level=INFO msg=\"node started\"\nmanykv: start node n1: in use\n", ended("exit 1"), "start node n1: in use"},
+		{"an error of lines", "manykv: not this\nmanykv: one\ntwo\nhint: three\n", ended("exit 1"), "one\n  two\n  hint: three"},
+		{"killed", "manykv: not this\n", ended("kill -KILL $$"), ""},
+		{"asked to stop", "level=INFO msg=\"node stopped\"\n", ended("exit 0"), ""},
+		{"a crash", "panic: nil map\n\ngoroutine 1 [running]:\n", ended("exit 2"), ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, dir, "n1.log", []byte(c.log))
+			if got := (&child{log: filepath.Join(dir, "n1.log"), err: c.err}).reason(); got != c.want {
+				t.Errorf("got %q after %v, want %q", got, c.err, c.want)
+			}
+		})
 	}
 }
 

@@ -45,6 +45,14 @@ func (o *printer) json(v any) error {
 	return e.Encode(v)
 }
 
+// count is a number with its noun.
+func count[N int | int64 | uint64](n N, one, many string) string {
+	if n == 1 {
+		many = one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
 // table prints rows of cells in columns; numbers are read best to the right.
 func (o *printer) table(right bool, rows [][]string) {
 	flags, end := uint(0), "\n"

@@ -161,10 +161,17 @@ func (p *process) ends(signal os.Signal) (code int) {
 	if err := p.cmd.Process.Signal(signal); err != nil {
 		p.t.Fatal(err)
 	}
+	return p.wait()
+}
+
+// wait waits until the process ends.
+func (p *process) wait() (code int) {
+	p.t.Helper()
 	select {
 	case <-p.exited:
 	case <-time.After(patience):
-		p.t.Fatalf("it runs on %v after %v", patience, signal)
+		text, _ := p.out.read()
+		p.t.Fatalf("it has not ended after %v:\n%s", patience, text)
 	}
 	return p.cmd.ProcessState.ExitCode()
 }

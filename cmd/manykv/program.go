@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -28,6 +27,7 @@ type program struct {
 
 	running bool       // the command line was understood, the command began
 	conn    connection // of the data commands
+	reached bool       // a node of the cluster has answered
 }
 
 // errFalse is the answer no: it was printed already, exit code 1 repeats it.
@@ -38,6 +38,14 @@ var errFalse = errors.New("false")
 type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// hinted is an error with what to try next.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Unwrap() error { return h.error }
 
 // run executes the command that args name and returns the exit code.
 func (p *program) run(ctx context.Context, args []string) int {
@@ -61,7 +69,7 @@ func (p *program) run(ctx context.Context, args []string) int {
 		return exitUsage
 	default:
 		p.stderr.printf("manykv: %v\n", err)
-		if h := hint(err); h != "" {
+		if h := p.hint(cmd, err); h != "" {
 			p.stderr.printf("hint: %s\n", h)
 		}
 		return exitFailed
@@ -69,15 +77,31 @@ func (p *program) run(ctx context.Context, args []string) int {
 }
 
 // hint says what to try next, for errors that newcomers meet.
-func hint(err error) string {
+func (p *program) hint(cmd *cobra.Command, err error) string {
+	if h, ok := errors.AsType[hinted](err); ok {
+		return h.hint
+	}
 	switch {
 	case errors.Is(err, kv.ErrNoSuchStore):
-		return "'manykv bucket create NAME' makes a bucket, and so does --create"
-	case errors.Is(err, kv.ErrUnavailable):
+		return bucketHint(cmd)
+	case errors.Is(err, kv.ErrUnavailable) && p.reached:
 		return "'manykv status' shows which nodes and shards answer"
 	default:
 		return ""
 	}
+}
+
+// bucketHint says how to make the bucket that a data command did not find.
+func bucketHint(cmd *cobra.Command) string {
+	name := cmd.Flags().Arg(0)
+	if kv.CheckBucketName(name) != nil {
+		return "" // there can be none
+	}
+	h := fmt.Sprintf("'manykv bucket create %s' makes it", name)
+	if cmd.Flags().Lookup("create") != nil && !cmd.Flags().Changed("verify-only") {
+		h += ", and so does --create"
+	}
+	return h
 }
 
 const rootHelp = `manykv is a replicated, sharded key-value store: many keys in one call.
@@ -88,7 +112,9 @@ Start a cluster on this machine, then use it from the same directory:
   manykv set files readme.txt "hello" --create
   manykv get files readme.txt
 
-Exit codes: 0 done, 1 failed, 2 used wrongly.`
+Exit codes: 0 done; 1 failed, also because of a bucket's name, a key or a value
+that is not allowed; 2 used wrongly: a command, flag, argument or setting that
+there is not, or that is missing, or that cannot have this value.`
 
 func (p *program) root() *cobra.Command {
 	root := &cobra.Command{
@@ -116,6 +142,13 @@ func (p *program) root() *cobra.Command {
 	} {
 		c.GroupID = "data"
 		root.AddCommand(c)
+	}
+	root.AddCommand(p.versionCommand())
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "help" {
+			c.Args = knownTopic
+		}
 	}
 	return root
 }
@@ -149,13 +182,4 @@ func names(commands []*cobra.Command) string {
 		list += c.Name()
 	}
 	return list
-}
-
-// version is what the Go toolchain stamped: the module's version or the commit.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(devel)"
-	}
-	return info.Main.Version
 }

@@ -1,10 +1,15 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
+
+	"github.com/manykv/manykv/kv"
 )
 
 func TestWrongUseExitsWith2AndAHelpfulLine(t *testing.T) {
@@ -17,17 +22,31 @@ func TestWrongUseExitsWith2AndAHelpfulLine(t *testing.T) {
 		{"bucket", "manykv bucket needs a command: create, list"},
 		{"bucket drop", `unknown command "drop" of manykv bucket`},
 		{"cert server", "want one of: ca, client, node"},
-		{"get files", "manykv get BUCKET KEY"},
+		{"get", "BUCKET and KEY are missing"},
+		{"get files", "KEY is missing"},
+		{"get files k v", "get takes BUCKET and KEY, got 3 arguments"},
+		{"status foo", `status takes no arguments, got "foo"`},
+		{"bucket list foo", `bucket list takes no arguments, got "foo"`},
+		{"version foo", `version takes no arguments, got "foo"`},
+		{"status --through", "unknown flag: --through"},
+		{"help nothing", `there is no command "nothing"`},
+		{"help bucket nothing", `there is no command "bucket nothing"`},
 		{"get files k --nonsense", "unknown flag: --nonsense"},
 		{"get files k --timeout soon", "--timeout"},
 		{"get files k --timeout 0s", "--timeout 0s, want more than 0"},
 		{"get files k", "'manykv up' starts a cluster"},
-		{"get files k --addr 127.0.0.1:1", "--addr needs --ca, --cert and --key"},
-		{"set files k", "manykv set BUCKET KEY VALUE"},
+		{"get files k --addr 127.0.0.1:1", "--addr needs --ca-file, --cert-file and --key-file"},
+		{"get files k --addr foo", `--addr "foo", want host:port`},
+		{"set", "BUCKET, KEY and VALUE are missing"},
+		{"set files k hello world", "set takes BUCKET, KEY and VALUE, got 4 arguments"},
+		{"set-many", "BUCKET is missing"},
 		{"set-many files key", `argument "key", want KEY=VALUE`},
-		{"get-many files", "manykv get-many BUCKET KEY..."},
-		{"delete-many files", "manykv delete-many BUCKET KEY..."},
-		{"import files", "manykv import BUCKET DIR"},
+		{"get-many", "BUCKET and KEY are missing"},
+		{"get-many files", "KEY is missing"},
+		{"delete-many files", "usage: manykv delete-many BUCKET KEY..."},
+		{"import files", "DIR is missing"},
+		{"import files . --verify-addr n1:7400", "--verify-addr without --verify or --verify-only"},
+		{"import files . --verify --verify-addr n1", `--verify-addr "n1", want host:port`},
 		{"import files . --parallel 0", "--parallel 0, want 1 to 64"},
 		{"status --wait -1s", "--wait -1s, want 0 or more"},
 		{"bench --batch 0", "--batch 0, want 1 to 10000"},
@@ -38,8 +57,10 @@ func TestWrongUseExitsWith2AndAHelpfulLine(t *testing.T) {
 		{"up --shards -1", "--shards -1, want 0 to"},
 		{"up --port 70000", "--port 70000, want 1 to 65535"},
 		{"cert ca", "--cluster is missing"},
+		{"cert node", "NAME is missing"},
 		{"cert client app", "--addr is missing"},
-		{"server", "missing: name, data_dir, ca_file"},
+		{"server", "missing: data_dir, ca_file"},
+		{"server", "'manykv cert node' a node's certificate and key"},
 	} {
 		t.Run(c.line, func(t *testing.T) {
 			r := runHere(t, nil, strings.Fields(c.line)...)
@@ -68,7 +89,8 @@ func TestFailuresBeforeTheNetworkExitWith1(t *testing.T) {
 		{"server --config nowhere.toml", "nowhere.toml"},
 		{"server --config broken.toml", "addrs"},
 		{"cert ca --cluster Capital", `"Capital"`},
-		{"cert node n1 --dir nowhere", "nowhere"},
+		{"cert node n1", "no CA in certs: run 'manykv cert ca --dir certs --cluster NAME' first"},
+		{"cert client app --addr n1:7400 --dir nowhere", "no CA in nowhere: run 'manykv cert ca --dir nowhere --cluster NAME' first"},
 	} {
 		t.Run(c.line, func(t *testing.T) {
 			runHere(t, nil, strings.Fields(c.line)...).mustFail(t, exitFailed, c.says)
@@ -84,11 +106,75 @@ func TestHelpAndVersionExitWith0(t *testing.T) {
 		{"server --help", "bootstrap_expect = 3"},
 		{"up --help", "client.toml"},
 		{"set-many --help", `{"key":"k","value_base64":"AP8="}`},
+		{"get-many --help", "The output always is such lines (NDJSON)."},
+		{"get-many --help", "in calls of at most 1,000 keys"},
+		{"bucket create --help", "1 failed, also because of a bucket's name, a key or a value\nthat is not allowed"},
+		{"set --help", "1 failed, also because of a bucket's name, a key or a value\nthat is not allowed"},
+		{"status --help", "0 every node answers and every shard has a leader"},
+		{"bench --help", "stays in the nodes' logs"},
+		{"import --help", "larger than 4190144 bytes"},
+		{"server --help", "4194304 (one log entry) less max_key_bytes less 64, which is 4190144 by default"},
+		{"help bucket create", "Make a bucket: a namespace"},
+		{"version", runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH + "\n"},
 		{"completion bash", "bash completion V2 for manykv"},
 	} {
 		r := runHere(t, nil, strings.Fields(c.line)...)
 		if r.code != 0 || !strings.Contains(r.stdout, c.says) || r.stderr != "" {
 			t.Errorf("%q: got exit code %d,\n%s%s\nwant 0 and %q", c.line, r.code, r.stdout, r.stderr, c.says)
+		}
+	}
+}
+
+func TestTheBuildIsDescribedAsItWasStamped(t *testing.T) {
+	built := " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH
+	stamped := &debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}}
+	stamped.Settings = []debug.BuildSetting{{Key: "vcs.revision", Value: "c0ffee"}, {Key: "vcs.modified", Value: "false"}}
+	modified := &debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}
+	modified.Settings = []debug.BuildSetting{{Key: "vcs.revision", Value: "c0ffee"}, {Key: "vcs.modified", Value: "true"}}
+	for _, c := range []struct {
+		info *debug.BuildInfo
+		want string
+	}{
+		{nil, "manykv (devel)" + built},
+		{&debug.BuildInfo{}, "manykv (devel)" + built},
+		{stamped, "manykv v1.2.3 (commit c0ffee)" + built},
+		{modified, "manykv (devel) (commit c0ffee, modified)" + built},
+	} {
+		if got := describeBuild(c.info); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
+
+// TestHintsAreForTheCommandThatFailed: what is suggested must be possible.
+func TestHintsAreForTheCommandThatFailed(t *testing.T) {
+	none := fmt.Errorf("%w: no bucket", kv.ErrNoSuchStore)
+	for _, c := range []struct {
+		line    string
+		err     error
+		reached bool
+		want    string
+	}{
+		{"get files k", none, true, "'manykv bucket create files' makes it"},
+		{"set files k v", none, true, "'manykv bucket create files' makes it, and so does --create"},
+		{"import files dir", none, true, "'manykv bucket create files' makes it, and so does --create"},
+		{"import files dir --verify-only", none, true, "'manykv bucket create files' makes it"},
+		{"get a:b k", none, true, ""},
+		{"get files k", kv.ErrUnavailable, true, "'manykv status' shows which nodes and shards answer"},
+		{"get files k", kv.ErrUnavailable, false, ""},
+		{"bucket create files", hinted{kv.ErrExists, "a hint of its own"}, true, "a hint of its own"},
+	} {
+		p, _, _ := newProgram("")
+		cmd, rest, err := p.root().Find(strings.Fields(c.line))
+		if err == nil {
+			err = cmd.ParseFlags(rest)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.reached = c.reached
+		if got := p.hint(cmd, c.err); got != c.want {
+			t.Errorf("%s: %v: got the hint %q, want %q", c.line, c.err, got, c.want)
 		}
 	}
 }

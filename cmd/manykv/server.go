@@ -30,12 +30,12 @@ To found a cluster of three machines, make certificates once:
   manykv cert client --dir certs app --addr 10.0.0.1:7400 --addr 10.0.0.2:7400
 
 copy to each machine certs/ca.crt, certs/gossip.key and its own certs/nX.crt and
-certs/nX.key (never ca.key), and start on each, with its own name and address:
+certs/nX.key (never ca.key), and start on each, with its own certificate, whose
+name is the node's, and its own address:
 
   manykv server --config manykv.toml
 
   # manykv.toml
-  name = "n1"
   data_dir = "/var/lib/manykv"
   listen = "0.0.0.0:7400"
   advertise = "10.0.0.1:7400"
@@ -47,7 +47,10 @@ certs/nX.key (never ca.key), and start on each, with its own name and address:
   bootstrap_expect = 3
 
 A node that has data, or sees a cluster, never founds another: the same file
-serves for every later start. One UDP port carries everything.`
+serves for every later start. One UDP port carries everything.
+
+Exit codes: 0 stopped by a signal; 1 could not start, or stopped by itself; 2
+used wrongly, also by a setting that cannot have its value.`
 
 func (p *program) serverCommand() *cobra.Command {
 	var flagged serverConfig
@@ -56,7 +59,7 @@ func (p *program) serverCommand() *cobra.Command {
 		Use:   "server",
 		Short: "Run one node",
 		Long:  serverHelp,
-		Args:  cobra.NoArgs,
+		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("config") {
 				file, _ = p.lookupEnv("MANYKV_CONFIG")
@@ -73,13 +76,22 @@ func (p *program) serverCommand() *cobra.Command {
 	return cmd
 }
 
+// title is what the node is called before its certificate is read.
+func (c *serverConfig) title() string {
+	if c.Name == "" {
+		return "node"
+	}
+	return "node " + c.Name
+}
+
 // serve runs a node until ctx ends or the node stops by itself.
 func (p *program) serve(ctx context.Context, cfg *serverConfig) error {
-	var level slog.Level
-	if cfg.LogLevel != "" {
-		if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
-			return usagef("log_level %q, want debug, info, warn or error", cfg.LogLevel)
-		}
+	level, err := cfg.level()
+	if err != nil {
+		return err
+	}
+	if err := cfg.checkFiles(); err != nil {
+		return fmt.Errorf("start %s: %w", cfg.title(), err)
 	}
 	logger := slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: level}))
 	node, err := cluster.Open(cluster.Config{
@@ -89,8 +101,9 @@ func (p *program) serve(ctx context.Context, cfg *serverConfig) error {
 		LogStore: cfg.LogStore, Limits: cfg.limits(), Logger: logger, Version: version(),
 	})
 	if err != nil {
-		return fmt.Errorf("start node %s: %w", cfg.Name, err)
+		return fmt.Errorf("start %s: %w", cfg.title(), err)
 	}
+	cfg.Name = node.Name() // the certificate's, if none was given
 	logger.Info("node started", "node", cfg.Name, "addr", node.Addr(), "data", cfg.DataDir, "version", version())
 	select {
 	case <-ctx.Done():

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,6 +18,7 @@ import (
 
 	"github.com/manykv/manykv/cluster"
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
 )
 
 // serverConfig is a node's configuration, as its TOML file spells it.
@@ -50,8 +55,8 @@ type setting struct {
 
 // settings is the one table of them.
 var settings = []setting{
-	{name: "name", field: func(c *serverConfig) any { return &c.Name }, required: true,
-		help: "the node's name, the one in its certificate"},
+	{name: "name", field: func(c *serverConfig) any { return &c.Name },
+		help: "the node's name, which must be the certificate's (default that)"},
 	{name: "data_dir", field: func(c *serverConfig) any { return &c.DataDir }, required: true, path: true,
 		help: "directory of everything the node keeps; made if there is none"},
 	{name: "listen", field: func(c *serverConfig) any { return &c.Listen },
@@ -79,13 +84,14 @@ var settings = []setting{
 	{name: "log_level", field: func(c *serverConfig) any { return &c.LogLevel },
 		help: "debug, info (default), warn or error"},
 	{name: "max_key_bytes", field: func(c *serverConfig) any { return &c.MaxKeyBytes },
-		help: "longest key; 0: 4 KiB"},
+		help: fmt.Sprintf("longest key; 0: %d", kv.Limits{}.WithDefaults().KeyBytes)},
 	{name: "max_value_bytes", field: func(c *serverConfig) any { return &c.MaxValueBytes },
-		help: "longest value; 0: 4 MiB, less a little"},
+		help: fmt.Sprintf("longest value; 0: the most there can be, %d (one log entry) less max_key_bytes less %d, which is %d by default",
+			kv.MaxCommandBytes, kv.CommandOverhead, kv.Limits{}.WithDefaults().ValueBytes)},
 	{name: "max_batch_keys", field: func(c *serverConfig) any { return &c.MaxBatchKeys },
-		help: "most keys in a batch; 0: 10,000"},
+		help: fmt.Sprintf("most keys in a batch; 0: %d", kv.Limits{}.WithDefaults().BatchKeys)},
 	{name: "max_batch_bytes", field: func(c *serverConfig) any { return &c.MaxBatchBytes },
-		help: "most bytes of keys and values in a batch; 0: 32 MiB"},
+		help: fmt.Sprintf("most bytes of keys and values in a batch; 0: %d", kv.Limits{}.WithDefaults().BatchBytes)},
 }
 
 func (s *setting) flag() string     { return strings.ReplaceAll(s.name, "_", "-") }
@@ -126,7 +132,10 @@ func mergeSettings(flags *pflag.FlagSet, flagged *serverConfig, lookupEnv func(s
 			}
 		}
 	}
-	return cfg, cfg.complete()
+	if err := cfg.complete(); err != nil {
+		return cfg, err
+	}
+	return cfg, cfg.check()
 }
 
 // complete says which of the required settings are missing.
@@ -141,8 +150,109 @@ func (c *serverConfig) complete() error {
 		return nil
 	}
 	first := setting{name: missing[0]}
-	return usagef("missing: %s; give each as a flag (--%s), in the environment (%s) or in the --config file (%s)",
-		strings.Join(missing, ", "), first.flag(), first.variable(), first.name)
+	makers := ""
+	if slices.ContainsFunc(missing, func(name string) bool { return strings.HasSuffix(name, "_file") }) {
+		makers = "; " + filesHint
+	}
+	return usagef("missing: %s; give each as a flag (--%s), in the environment (%s) or in the --config file (%s)%s",
+		strings.Join(missing, ", "), first.flag(), first.variable(), first.name, makers)
+}
+
+// filesHint says where the files come from.
+const filesHint = "'manykv cert ca' makes a cluster's CA and gossip key, 'manykv cert node' a node's certificate and key"
+
+// check says which setting cannot have its value, before anything is opened.
+func (c *serverConfig) check() error {
+	for _, n := range []struct {
+		name      string
+		got, most int
+	}{
+		{"bootstrap_expect", c.BootstrapExpect, sharding.MaxNodes},
+		{"shards", c.Shards, sharding.MaxShards},
+		{"replicas", c.Replicas, sharding.MaxNodes},
+	} {
+		if n.got < 0 || n.got > n.most {
+			return usagef("%s %d, want 0 to %d", n.name, n.got, n.most)
+		}
+	}
+	if c.LogStore != "" && c.LogStore != "wal" && c.LogStore != "boltdb" {
+		return usagef("log_store %q, want wal or boltdb", c.LogStore)
+	}
+	if _, err := c.level(); err != nil {
+		return err
+	}
+	if err := c.checkLimits(); err != nil {
+		return err
+	}
+	return c.checkAddrs()
+}
+
+func (c *serverConfig) checkAddrs() error {
+	host := "" // that others could use
+	if c.Listen != "" {
+		var err error
+		if host, _, err = splitAddr(c.Listen); err != nil {
+			return usagef("listen %q, want host:port: %w", c.Listen, err)
+		}
+	}
+	switch {
+	case c.Advertise != "":
+		if err := checkAddr(c.Advertise); err != nil {
+			return usagef("advertise %w", err)
+		}
+	case host == "" || net.ParseIP(host).IsUnspecified():
+		return usagef("missing: advertise (host:port); listen names no host that others could use")
+	}
+	for _, addr := range c.Join {
+		if err := checkAddr(addr); err != nil {
+			return usagef("join %w", err)
+		}
+	}
+	if c.BootstrapExpect > 1 && len(c.Join) == 0 {
+		return usagef("bootstrap_expect %d, but join is missing: the nodes must be able to find each other", c.BootstrapExpect)
+	}
+	return nil
+}
+
+// checkLimits adds one limit after the other, to name the one that is wrong.
+func (c *serverConfig) checkLimits() error {
+	var l kv.Limits
+	for _, limit := range []struct {
+		name string
+		got  int
+		into *int
+	}{
+		{"max_key_bytes", c.MaxKeyBytes, &l.KeyBytes},
+		{"max_value_bytes", c.MaxValueBytes, &l.ValueBytes},
+		{"max_batch_keys", c.MaxBatchKeys, &l.BatchKeys},
+		{"max_batch_bytes", c.MaxBatchBytes, &l.BatchBytes},
+	} {
+		*limit.into = limit.got
+		if err := l.WithDefaults().Validate(); err != nil {
+			return usagef("%s %d: %w", limit.name, limit.got, err)
+		}
+	}
+	return nil
+}
+
+// level is info if nothing else is said.
+func (c *serverConfig) level() (level slog.Level, err error) {
+	if c.LogLevel != "" && level.UnmarshalText([]byte(c.LogLevel)) != nil {
+		return 0, usagef("log_level %q, want debug, info, warn or error", c.LogLevel)
+	}
+	return level, nil
+}
+
+// checkFiles says which of the files is not there, and what makes it.
+func (c *serverConfig) checkFiles() error {
+	for _, f := range []struct{ name, path string }{
+		{"ca_file", c.CAFile}, {"cert_file", c.CertFile}, {"key_file", c.KeyFile}, {"gossip_key_file", c.GossipKeyFile},
+	} {
+		if _, err := os.Stat(f.path); errors.Is(err, fs.ErrNotExist) {
+			return hinted{fmt.Errorf("%s: %w", f.name, err), filesHint}
+		}
+	}
+	return nil
 }
 
 // loadServerConfig reads a server's TOML file.

@@ -90,7 +90,8 @@ func TestWhatIsWrongWithSettingsIsSaid(t *testing.T) {
 		{"a setting of the wrong kind", "", nil, "\nname = 3", "line 2: "},
 		{"missing settings", "--name n1 --data-dir d", nil, "", "missing: ca_file, cert_file, key_file, gossip_key_file"},
 		{"how to give it", "--name n1", nil, "", "(--data-dir), in the environment (MANYKV_DATA_DIR)"},
-		{"an empty name", "--name=", nil, wholeFile, "missing: name"},
+		{"who makes the files", "--data-dir d --ca-file c --cert-file c --gossip-key-file g", nil, "", "missing: key_file; give each as a flag (--key-file), " +
+			"in the environment (MANYKV_KEY_FILE) or in the --config file (key_file); 'manykv cert ca' makes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if cfg, _, err := merge(t, c.line, c.environment, c.file); err == nil || !strings.Contains(err.Error(), c.says) {
@@ -98,6 +99,57 @@ func TestWhatIsWrongWithSettingsIsSaid(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestNoNameIsTheCertificates(t *testing.T) {
+	cfg, _, err := merge(t, "--name=", nil, wholeFile)
+	if err != nil || cfg.Name != "" || cfg.title() != "node" {
+		t.Errorf("got %q, %v, want no name and no error", cfg.Name, err)
+	}
+}
+
+// TestASettingThatCannotBeIsWrongUse: it is named, and nothing is opened.
+func TestASettingThatCannotBeIsWrongUse(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir, "n1.toml", []byte(wholeFile))
+	for _, c := range []struct{ flag, value, says string }{
+		{"listen", "foo", `listen "foo", want host:port`},
+		{"listen", "127.0.0.1:dns", `listen "127.0.0.1:dns", want host:port`},
+		{"listen", ":7400", "missing: advertise (host:port); listen names no host that others could use"},
+		{"listen", "[::]:7400", "missing: advertise"},
+		{"listen", "", "missing: advertise"},
+		{"advertise", "foo", `advertise "foo", want host:port`},
+		{"advertise", "n1:0", `advertise "n1:0", want host:port`},
+		{"join", "a:1,b", `join "b", want host:port`},
+		{"join", "", "bootstrap_expect 2, but join is missing"},
+		{"bootstrap-expect", "65", "bootstrap_expect 65, want 0 to 64"},
+		{"bootstrap-expect", "-1", "bootstrap_expect -1, want 0 to 64"},
+		{"shards", "257", "shards 257, want 0 to 256"},
+		{"replicas", "-1", "replicas -1, want 0 to 64"},
+		{"log-store", "x", `log_store "x", want wal or boltdb`},
+		{"log-level", "loud", `log_level "loud", want debug, info, warn or error`},
+		{"max-key-bytes", "-1", "max_key_bytes -1: "},
+		{"max-value-bytes", "5000000", "max_value_bytes 5000000: "},
+		{"max-batch-keys", "2000000", "max_batch_keys 2000000: "},
+		{"max-batch-bytes", "-7", "max_batch_bytes -7: "},
+		{"shards", "many", "--shards"},
+	} {
+		t.Run(c.flag+"="+c.value, func(t *testing.T) {
+			runHere(t, nil, "server", "--config", filepath.Join(dir, "n1.toml"), "--"+c.flag, c.value).mustFail(t, exitUsage, c.says)
+		})
+	}
+	if _, err := os.Stat(filepath.Join(dir, "data")); err == nil {
+		t.Error("got a data directory, want nothing opened")
+	}
+}
+
+func TestAFileThatIsNotThereIsNamedWithWhatMakesIt(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir, "n1.toml", []byte(wholeFile))
+	writeFile(t, dir, "ca.crt", nil)
+	r := runHere(t, nil, "server", "--config", filepath.Join(dir, "n1.toml"), "--cert-file", filepath.Join(dir, "n1.crt"))
+	r.mustFail(t, exitFailed, "manykv: start node file: cert_file: ")
+	r.mustFail(t, exitFailed, "hint: 'manykv cert ca' makes a cluster's CA and gossip key, 'manykv cert node' a node's certificate and key\n")
 }
 
 func TestEverySettingIsAFieldAndEveryFieldASetting(t *testing.T) {
@@ -125,17 +177,12 @@ func TestTheHelpsExampleIsAConfiguration(t *testing.T) {
 	}
 	example, _, _ = strings.Cut(example, "\n\n")
 	cfg, err := parseServerConfig([]byte(example))
-	if err != nil || cfg.complete() != nil || cfg.BootstrapExpect != len(cfg.Join) {
-		t.Errorf("got %+v, %v, %v, want a whole configuration", cfg, err, cfg.complete())
+	if err != nil || cfg.complete() != nil || cfg.check() != nil || cfg.BootstrapExpect != len(cfg.Join) {
+		t.Errorf("got %+v, %v, %v, %v, want a whole configuration", cfg, err, cfg.complete(), cfg.check())
 	}
 }
 
 func TestServerTakesItsFileFromTheEnvironment(t *testing.T) {
 	r := runHere(t, map[string]string{"MANYKV_CONFIG": "/nowhere/n1.toml"}, "server")
 	r.mustFail(t, exitFailed, "/nowhere/n1.toml")
-}
-
-func TestTheLogLevelIsChecked(t *testing.T) {
-	r := runHere(t, nil, strings.Fields("server --name n --data-dir d --ca-file c --cert-file c --key-file k --gossip-key-file g --log-level loud")...)
-	r.mustFail(t, exitUsage, `log_level "loud", want debug, info, warn or error`)
 }

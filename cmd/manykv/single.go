@@ -15,10 +15,11 @@ import (
 var errNotFound = errors.New("not found")
 
 func (p *program) getCommand() *cobra.Command {
-	return p.connects(&cobra.Command{
+	return p.calls(&cobra.Command{
 		Use:   "get BUCKET KEY",
 		Short: "Print the value of a key: its bytes and nothing else",
-		Args:  cobra.ExactArgs(2),
+		Long:  "Print the value of a key: its bytes and nothing else. No value is a failure." + exitsHelp,
+		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.withBucket(cmd.Context(), args[0], false, func(_ *client.Client, b *client.Bucket) error {
 				value, found, err := b.Get(cmd.Context(), args[1])
@@ -40,8 +41,8 @@ func (p *program) setCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set BUCKET KEY VALUE",
 		Short: "Set the value of a key",
-		Long:  `Set the value of a key. VALUE "-" means all bytes of standard input.`,
-		Args:  cobra.ExactArgs(3),
+		Long:  `Set the value of a key. VALUE "-" means all bytes of standard input.` + exitsHelp,
+		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			value := []byte(args[2])
 			if args[2] == "-" {
@@ -56,7 +57,7 @@ func (p *program) setCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&create, "create", false, "make the bucket if there is none of that name")
-	return p.connects(cmd)
+	return p.calls(cmd)
 }
 
 // readValue reads a value from standard input, but not without end.
@@ -73,10 +74,11 @@ func (p *program) readValue() ([]byte, error) {
 }
 
 func (p *program) deleteCommand() *cobra.Command {
-	return p.connects(&cobra.Command{
+	return p.calls(&cobra.Command{
 		Use:   "delete BUCKET KEY",
 		Short: "Delete a key; a missing one is no error",
-		Args:  cobra.ExactArgs(2),
+		Long:  "Delete a key; a missing one is no error." + exitsHelp,
+		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.withBucket(cmd.Context(), args[0], false, func(_ *client.Client, b *client.Bucket) error {
 				return b.Delete(cmd.Context(), args[1])
@@ -86,10 +88,11 @@ func (p *program) deleteCommand() *cobra.Command {
 }
 
 func (p *program) existsCommand() *cobra.Command {
-	return p.connects(&cobra.Command{
+	return p.calls(&cobra.Command{
 		Use:   "exists BUCKET KEY",
 		Short: "Say whether a key has a value: true and exit code 0, or false and 1",
-		Args:  cobra.ExactArgs(2),
+		Long:  "Say whether a key has a value: print true or false." + exitsHelp + " The answer false is 1, too.",
+		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.withBucket(cmd.Context(), args[0], false, func(_ *client.Client, b *client.Bucket) error {
 				there, err := b.Exists(cmd.Context(), args[1])

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,8 @@ certificates of its own. The directory holds all of it:
   up.toml             what was chosen; the next start does the same again
 
 Running it again restarts the cluster on the same data. A node that dies is
-reported and not restarted; the others go on.`
+reported and not restarted; the others go on, and 'manykv server' with its
+configuration starts it again. A node that runs already is left alone.`
 
 // upOptions are the flags of up.
 type upOptions struct {
@@ -50,7 +52,7 @@ func (p *program) upCommand() *cobra.Command {
 		Use:   "up",
 		Short: "Run a cluster on this machine",
 		Long:  upHelp,
-		Args:  cobra.NoArgs,
+		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case o.nodes < 1 || o.nodes > mostLocalNodes:
@@ -171,9 +173,9 @@ func (l *local) run(ctx context.Context) error {
 		}
 	}
 	killed, stopErr := stop(l.children, stopTimeout)
-	l.p.stderr.printf("stopped %d nodes", running)
+	l.p.stderr.printf("stopped %s", count(running, "node", "nodes"))
 	if killed > 0 {
-		l.p.stderr.printf(", %d of them killed because they did not stop in %v", killed, stopTimeout)
+		l.p.stderr.printf(", %d by force after %v", killed, stopTimeout)
 	}
 	l.p.stderr.printf("\n")
 	return errors.Join(err, stopErr)
@@ -191,7 +193,7 @@ func (l *local) awaitServing(ctx context.Context) (view, error) {
 	answers := make(chan answer, 1)
 	start := time.Now()
 	shown := startProgress(l.p.stderr, l.p.terminal, func() string {
-		return fmt.Sprintf("waiting for %d nodes to serve: %.0f s", len(l.children), time.Since(start).Seconds())
+		return fmt.Sprintf("waiting for %s to serve: %.0f s", count(len(l.children), "node", "nodes"), time.Since(start).Seconds())
 	})
 	defer shown.Close()
 	go func() {
@@ -203,7 +205,7 @@ func (l *local) awaitServing(ctx context.Context) (view, error) {
 		case a := <-answers:
 			return a.v, a.err
 		case c := <-l.ended:
-			err := l.reportDead(c)
+			err := l.reportDead(ctx, c)
 			if dead++; err == nil && (l.fresh || dead == len(l.children)) {
 				err = fmt.Errorf("node %s ended before the cluster served", c.name)
 			}
@@ -221,13 +223,12 @@ func (l *local) poll(ctx context.Context) (v view, err error) {
 	if err != nil {
 		return view{}, err
 	}
-	cfg.Timeout = startTimeout
-	c, err := client.Open(ctx, cfg)
+	c, err := client.Open(ctx, cfg) // with the time that ctx has
 	if err != nil {
 		return view{}, fmt.Errorf("the cluster does not serve: %w", err)
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	return awaitWhole(ctx, c, l.dead)
+	return awaitWhole(ctx, startTimeout, c, l.dead)
 }
 
 func (l *local) dead() map[sharding.NodeID]bool {
@@ -242,15 +243,17 @@ func (l *local) dead() map[sharding.NodeID]bool {
 
 // announce prints the table of nodes and how to talk to them.
 func (l *local) announce(v *view) {
-	leads := make(map[sharding.NodeID]int)
+	leads := make(map[sharding.NodeID]string)
 	for _, n := range v.Nodes {
-		leads[n.Node] = n.Leads
+		if n.State != stateUnreachable {
+			leads[n.Node] = strconv.Itoa(n.Leads)
+		}
 	}
 	rows := [][]string{{"NODE", "PID", "ADDRESS", "DATA", "LEADS"}}
 	for _, c := range l.children {
-		row := []string{string(c.name), "-", c.addr, c.data, "-"}
+		row := []string{string(c.name), "-", c.addr, c.data, cmp.Or(leads[c.name], "-")}
 		if c.running() {
-			row[1], row[4] = strconv.Itoa(c.pid()), strconv.Itoa(leads[c.name])
+			row[1] = strconv.Itoa(c.pid())
 		}
 		rows = append(rows, row)
 	}
@@ -274,7 +277,7 @@ func (l *local) attend(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case c := <-l.ended:
-			if err := l.reportDead(c); err != nil {
+			if err := l.reportDead(ctx, c); err != nil {
 				return err
 			}
 			if len(l.dead()) == len(l.children) {
@@ -284,8 +287,15 @@ func (l *local) attend(ctx context.Context) error {
 	}
 }
 
-// reportDead says how a node ended and how to start it again.
-func (l *local) reportDead(c *child) error {
+// reportDead says why a node ended or, if it did not say, how to start it again.
+func (l *local) reportDead(ctx context.Context, c *child) error {
+	if why := c.reason(); why != "" {
+		l.p.stderr.printf("node %s (pid %d) ended, see %s: %s\n", c.name, c.pid(), c.log, why)
+		if !l.fresh && l.runsAlready(ctx, c) {
+			l.p.stderr.printf("%s runs already, not under this 'up'\n", c.name)
+		}
+		return c.forget()
+	}
 	how := "exit status 0"
 	if c.err != nil {
 		how = c.err.Error()
@@ -296,4 +306,25 @@ func (l *local) reportDead(c *child) error {
 	}
 	l.p.stderr.printf("this starts it again: manykv server --config %s\n", c.config)
 	return c.forget()
+}
+
+// answerTimeout is how long a node that may run already has to answer: it is on
+// this machine.
+const answerTimeout = 2 * time.Second
+
+// runsAlready says whether a node of this cluster answers at the address of a
+// child that is dead.
+func (l *local) runsAlready(ctx context.Context, dead *child) bool {
+	ctx, done := context.WithTimeout(ctx, answerTimeout)
+	defer done()
+	cfg, err := client.LoadConfig(filepath.Join(l.dir, clientFile))
+	if err != nil {
+		return false
+	}
+	cfg.Addrs = []string{dead.addr}
+	c, err := client.Open(ctx, cfg)
+	if err != nil {
+		return false
+	}
+	return c.Close() == nil
 }

@@ -46,7 +46,7 @@ func (p *program) verifyTree(ctx context.Context, c *client.Client, bucket strin
 	}
 	sum.Through = addr
 	if sum.Differing.Count > 0 {
-		p.stderr.printf("%d files differ:\n", sum.Differing.Count)
+		p.stderr.printf("%s:\n", count(sum.Differing.Count, "file differs", "files differ"))
 		sum.Differing.print(p.stderr)
 	}
 	p.reportFigures("compared through "+addr+":", &sum.figures, o.json)
@@ -137,6 +137,6 @@ func difference(content []byte, stored *kv.Pair) string {
 	if want == got {
 		return ""
 	}
-	return fmt.Sprintf("the file has %d bytes and SHA-256 %x…, its value %d bytes and %x…",
-		len(content), want[:8], len(stored.Value), got[:8])
+	return fmt.Sprintf("the file has %s and SHA-256 %x…, its value %s and %x…",
+		count(len(content), "byte", "bytes"), want[:8], count(len(stored.Value), "byte", "bytes"), got[:8])
 }

@@ -25,6 +25,7 @@ type nodeView struct {
 	Epoch    uint64          `json:"epoch"`
 	Replicas int             `json:"replicas"`
 	Leads    int             `json:"leads"`
+	NoLeader int             `json:"no_leader"` // replicas that know of no leader
 }
 
 type shardView struct {
@@ -33,7 +34,7 @@ type shardView struct {
 	Last     uint16          `json:"last_slot"`
 	Leader   sharding.NodeID `json:"leader"` // empty: none
 	Term     uint64          `json:"term"`
-	Commit   uint64          `json:"commit"` // the leader's
+	Commit   *uint64         `json:"commit"` // the leader's; null if there is none
 	Replicas []replicaView   `json:"replicas"`
 }
 
@@ -70,6 +71,9 @@ func newView(statuses []client.Status) view {
 		if s.Status != nil {
 			n.State, n.Version, n.Epoch, n.Replicas = s.Status.State, s.Status.Version, s.Status.Epoch, len(s.Status.Shards)
 			for _, replica := range s.Status.Shards {
+				if replica.Leader == "" {
+					n.NoLeader++
+				}
 				if byShard[replica.Shard] == nil {
 					byShard[replica.Shard] = make(map[sharding.NodeID]replicaWord)
 				}
@@ -101,7 +105,7 @@ func newShardView(shard sharding.Shard, replicas map[sharding.NodeID]replicaWord
 	voters := make(map[sharding.NodeID]bool)
 	for node, r := range replicas {
 		if r.role == roleLeader && (v.Leader == "" || r.term > v.Term) {
-			v.Leader, v.Term, v.Commit = node, r.term, r.commit
+			v.Leader, v.Term, v.Commit = node, r.term, &r.commit
 			v.First, v.Last = r.first, r.last
 		}
 	}
@@ -123,28 +127,23 @@ func newShardView(shard sharding.Shard, replicas map[sharding.NodeID]replicaWord
 			continue
 		}
 		rv := replicaView{Node: node, Role: r.role, Applied: r.applied}
-		if v.Leader != "" {
+		if v.Commit != nil {
 			// The answers are not of one moment: a replica may be ahead of what
 			// its leader said a little earlier.
-			rv.Lag = new(v.Commit - min(v.Commit, r.applied))
+			rv.Lag = new(*v.Commit - min(*v.Commit, r.applied))
 		}
 		v.Replicas = append(v.Replicas, rv)
 	}
 	return v
 }
 
-// missing says what keeps the cluster from being whole: every node serves,
-// every shard has a leader, every replica has applied what is committed. Nodes
-// that are known to be dead, and their replicas, are not waited for.
-func (v *view) missing(dead map[sharding.NodeID]bool) []string {
+// trouble says what keeps callers from their data: nodes that do not answer,
+// shards without a leader. Nodes that are known to be dead are not named.
+func (v *view) trouble(dead map[sharding.NodeID]bool) []string {
 	var out []string
 	for _, n := range v.Nodes {
-		switch {
-		case dead[n.Node] || n.State == stateServing:
-		case n.Error != "":
+		if n.State == stateUnreachable && !dead[n.Node] {
 			out = append(out, fmt.Sprintf("node %s is %s: %s", n.Node, n.State, n.Error))
-		default:
-			out = append(out, fmt.Sprintf("node %s is %s", n.Node, n.State))
 		}
 	}
 	if len(v.Shards) < 2 { // the meta group and one shard at least
@@ -153,15 +152,29 @@ func (v *view) missing(dead map[sharding.NodeID]bool) []string {
 	for _, s := range v.Shards {
 		if s.Leader == "" {
 			out = append(out, fmt.Sprintf("shard %d has no leader", s.Shard))
-			continue
 		}
+	}
+	return out
+}
+
+// missing says what keeps the cluster from being whole: besides what is
+// trouble, every node serves and every replica has applied what is committed.
+// Nodes that are known to be dead, and their replicas, are not waited for.
+func (v *view) missing(dead map[sharding.NodeID]bool) []string {
+	out := v.trouble(dead)
+	for _, n := range v.Nodes {
+		if n.State != stateServing && n.State != stateUnreachable && !dead[n.Node] {
+			out = append(out, fmt.Sprintf("node %s is %s", n.Node, n.State))
+		}
+	}
+	for _, s := range v.Shards {
 		for _, r := range s.Replicas {
 			switch {
-			case dead[r.Node]:
+			case dead[r.Node] || s.Leader == "":
 			case r.Lag == nil:
 				out = append(out, fmt.Sprintf("shard %d: the replica on %s is %s", s.Shard, r.Node, r.Role))
 			case *r.Lag > 0:
-				out = append(out, fmt.Sprintf("shard %d: the replica on %s is %d entries behind", s.Shard, r.Node, *r.Lag))
+				out = append(out, fmt.Sprintf("shard %d: the replica on %s is %s behind", s.Shard, r.Node, count(*r.Lag, "entry", "entries")))
 			}
 		}
 	}
@@ -172,7 +185,7 @@ func (v *view) missing(dead map[sharding.NodeID]bool) []string {
 func (v *view) print(w *printer) {
 	rows := [][]string{{"NODE", "ADDRESS", "STATE", "EPOCH", "REPLICAS", "LEADS"}}
 	for _, n := range v.Nodes {
-		row := []string{string(n.Node), n.Addr, n.State, "-", "-", "-"}
+		row := []string{string(n.Node), n.Addr, n.describe(), "-", "-", "-"}
 		if n.State != stateUnreachable {
 			row = append(row[:3], strconv.FormatUint(n.Epoch, 10), strconv.Itoa(n.Replicas), strconv.Itoa(n.Leads))
 		}
@@ -181,15 +194,18 @@ func (v *view) print(w *printer) {
 	w.table(false, rows)
 	rows = [][]string{{"SHARD", "SLOTS", "LEADER", "TERM", "COMMIT", "LAG"}}
 	for _, s := range v.Shards {
-		slots, leader := fmt.Sprintf("%d-%d", s.First, s.Last), string(s.Leader)
+		slots, leader, commit := fmt.Sprintf("%d-%d", s.First, s.Last), string(s.Leader), "-"
 		if s.Shard == sharding.Meta {
 			slots = "meta"
 		}
 		if leader == "" {
 			leader = "none"
 		}
+		if s.Commit != nil {
+			commit = strconv.FormatUint(*s.Commit, 10)
+		}
 		rows = append(rows, []string{fmt.Sprint(s.Shard), slots, leader,
-			strconv.FormatUint(s.Term, 10), strconv.FormatUint(s.Commit, 10), s.lags()})
+			strconv.FormatUint(s.Term, 10), commit, s.lags()})
 	}
 	w.printf("\n")
 	w.table(false, rows)
@@ -200,8 +216,19 @@ func (v *view) print(w *printer) {
 	}
 }
 
+// describe is the node's state, in a width that leaves the table 80 columns.
+func (n *nodeView) describe() string {
+	if n.NoLeader == 0 {
+		return n.State
+	}
+	return fmt.Sprintf("%s, no leader for %d/%d shards", n.State, n.NoLeader, n.Replicas)
+}
+
 // lags is one word for each replica: n1=0 n2=3 n3=?
 func (s *shardView) lags() string {
+	if s.Commit == nil {
+		return "-"
+	}
 	out := ""
 	for i, r := range s.Replicas {
 		if i > 0 {

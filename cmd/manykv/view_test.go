@@ -47,6 +47,7 @@ func TestStatusTables(t *testing.T) {
 		{"whole", []string{wholeN1, wholeN2}},
 		{"unreachable", []string{wholeN1, "node n2: no route to host"}},
 		{"behind", []string{strings.Replace(wholeN1, `"applied":100`, `"applied":93`, 1), wholeN2}},
+		{"leaderless", []string{strings.NewReplacer(`"leader":"n1"`, `"leader":""`, `"leader":"n2"`, `"leader":""`, `"role":"leader"`, `"role":"candidate"`).Replace(wholeN1), "no answer"}},
 		{"forming", []string{`{"node":"n1","state":"forming"}`, `{"node":"n2","state":"forming"}`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -68,11 +69,33 @@ func TestStatusTables(t *testing.T) {
 	}
 }
 
+// TestTroubleIsWhatCallersFeel: a replica that is behind is none.
+func TestTroubleIsWhatCallersFeel(t *testing.T) {
+	behind := strings.Replace(wholeN1, `"applied":100`, `"applied":93`, 1)
+	leaderless := strings.Replace(wholeN2, `"role":"leader"`, `"role":"candidate"`, 1)
+	for _, c := range []struct {
+		name    string
+		answers []string
+		want    string
+	}{
+		{"whole", []string{wholeN1, wholeN2}, ""},
+		{"behind", []string{behind, wholeN2}, ""},
+		{"no leader", []string{wholeN1, leaderless}, "shard 1 has no leader"},
+		{"no answer", []string{wholeN1, wholeN2, "silence"}, "node n3 is unreachable: silence"},
+		{"no shards", []string{`{"node":"n1","state":"forming"}`}, "no node knows of a shard"},
+	} {
+		v := newView(nodesSay(t, c.answers...))
+		if got := strings.Join(v.trouble(nil), "; "); got != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 func TestOfTwoLeadersTheLaterTermCounts(t *testing.T) {
 	deposed := strings.Replace(wholeN1, `"role":"follower","leader":"n2","term":5`, `"role":"leader","leader":"n1","term":4`, 1)
 	for range 20 { // whatever the order of a Go map
 		v := newView(nodesSay(t, deposed, wholeN2))
-		if s := v.Shards[1]; s.Leader != "n2" || s.Term != 5 || s.Commit != 100 {
+		if s := v.Shards[1]; s.Leader != "n2" || s.Term != 5 || s.Commit == nil || *s.Commit != 100 {
 			t.Fatalf("got %+v, want n2 to lead in term 5", s)
 		}
 	}
@@ -100,15 +123,13 @@ func nobodyDied() map[sharding.NodeID]bool { return nil }
 
 func TestWaitingEndsWhenTheClusterIsWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, done := context.WithTimeout(t.Context(), time.Second)
-		defer done()
 		c := &scripted{[][]client.Status{
 			nodesSay(t, wholeN1, "no answer"),
 			nodesSay(t, wholeN1, `{"node":"n2","state":"forming"}`),
 			nodesSay(t, wholeN1, wholeN2),
 		}}
 		start := time.Now()
-		v, err := awaitWhole(ctx, c, nobodyDied)
+		v, err := awaitWhole(t.Context(), time.Second, c, nobodyDied)
 		if err != nil || len(v.Nodes) != 2 || time.Since(start) != 2*pollEvery {
 			t.Errorf("got %+v, %v after %v, want the whole cluster after two pauses", v, err, time.Since(start))
 		}
@@ -117,10 +138,32 @@ func TestWaitingEndsWhenTheClusterIsWhole(t *testing.T) {
 
 func TestWaitingEndsInTimeAndSaysWhatIsMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, done := context.WithTimeout(t.Context(), time.Second)
-		defer done()
 		c := &scripted{[][]client.Status{nodesSay(t, wholeN1, "no answer")}}
-		v, err := awaitWhole(ctx, c, nobodyDied)
+		v, err := awaitWhole(t.Context(), time.Second, c, nobodyDied)
+		if err == nil || !strings.Contains(err.Error(), "node n2 is unreachable: no answer") || len(v.Nodes) != 2 {
+			t.Errorf("got %+v, %v, want what is known, and that n2 is unreachable", v, err)
+		}
+	})
+}
+
+// slow takes its time to answer.
+type slow struct{ scripted }
+
+func (s *slow) Status(ctx context.Context) ([]client.Status, error) {
+	select {
+	case <-time.After(firstAnswer - time.Second):
+		return s.scripted.Status(ctx)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestTheFirstAnswerIsWaitedFor: without one nothing could be said, and a node
+// that hangs delays the others' answers.
+func TestTheFirstAnswerIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &slow{scripted{[][]client.Status{nodesSay(t, wholeN1, "no answer")}}}
+		v, err := awaitWhole(t.Context(), time.Second, c, nobodyDied)
 		if err == nil || !strings.Contains(err.Error(), "node n2 is unreachable: no answer") || len(v.Nodes) != 2 {
 			t.Errorf("got %+v, %v, want what is known, and that n2 is unreachable", v, err)
 		}
@@ -137,10 +180,10 @@ func (silent) Status(ctx context.Context) ([]client.Status, error) {
 
 func TestWaitingForNobodyEndsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, done := context.WithTimeout(t.Context(), time.Second)
-		defer done()
-		if _, err := awaitWhole(ctx, silent{}, nobodyDied); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+		start := time.Now()
+		_, err := awaitWhole(t.Context(), time.Second, silent{}, nobodyDied)
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != firstAnswer {
+			t.Errorf("got %v after %v, want %v after %v", err, time.Since(start), context.DeadlineExceeded, firstAnswer)
 		}
 	})
 }

@@ -77,7 +77,7 @@ func (w *workload) clean(ctx context.Context, keys []string) error { return w.b.
 func (w *workload) sweep(ctx context.Context, p *program, what string, do func(context.Context, []string) error) error {
 	var done atomic.Int64
 	shown := startProgress(p.stderr, p.terminal, func() string {
-		return fmt.Sprintf("%s %s: %d of %d keys", bar(done.Load(), int64(w.o.keys)), what, done.Load(), w.o.keys)
+		return fmt.Sprintf("%s %s: %d of %s", bar(done.Load(), int64(w.o.keys)), what, done.Load(), count(w.o.keys, "key", "keys"))
 	})
 	defer shown.Close()
 	g, ctx := errgroup.WithContext(ctx)
