@@ -41,17 +41,24 @@ func newGossipNet(trans *transport.Transport, host, port string, logger *slog.Lo
 	return g
 }
 
-// pump hands packets and streams over until Shutdown.
+// pump hands packets and streams over until Shutdown, or until the transport is
+// closed, which closes both.
 func (g *gossipNet) pump() {
 	for {
 		select {
-		case p := <-g.trans.Packets():
+		case p, ok := <-g.trans.Packets():
+			if !ok {
+				return
+			}
 			select {
 			case g.packets <- &memberlist.Packet{Buf: p.Data, From: p.From, Timestamp: p.At}:
 			case <-g.ctx.Done():
 				return
 			}
-		case c := <-g.trans.Streams():
+		case c, ok := <-g.trans.Streams():
+			if !ok {
+				return
+			}
 			select {
 			case g.streams <- c:
 			case <-g.ctx.Done():

@@ -36,6 +36,9 @@ const (
 	// maxAppendEntries bounds a message in entries; package raftnet bounds it in
 	// bytes.
 	maxAppendEntries = 64
+	// announceRetry separates attempts to announce a term: many fit an election
+	// time-out, and a machine that fails does not fill the log with them.
+	announceRetry = 20 * time.Millisecond
 	// transferStuck is how long raft may refuse proposals for a transfer before
 	// the group is restarted: a transfer ends within one election time-out, or
 	// it is wedged (hashicorp/raft#696).
@@ -171,7 +174,6 @@ func (r *replica) drain() {
 // own no-op never reaches the state machine, and reads must know when an entry
 // of the term has been applied.
 func (r *replica) lead(ctx context.Context, group *raft.Raft) {
-	const retry = 20 * time.Millisecond
 	for {
 		select {
 		case leading := <-group.LeaderCh():
@@ -187,7 +189,7 @@ func (r *replica) lead(ctx context.Context, group *raft.Raft) {
 				continue
 			}
 			select {
-			case <-time.After(retry):
+			case <-time.After(announceRetry):
 			case <-ctx.Done():
 				return
 			}

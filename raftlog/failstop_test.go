@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // After a failed write every caller and every later change gets that error,
@@ -109,4 +111,37 @@ func TestNilFatalPanics(t *testing.T) {
 		}
 	}()
 	t.Errorf("got %v, want a panic", f.guard(func() error { return errDisk }))
+}
+
+// unreadableJournal keeps what is written and gives nothing back.
+type unreadableJournal struct{ memJournal }
+
+func (unreadableJournal) GetLog(uint64, *raft.Log) error { return errDisk }
+
+// An entry that is there but cannot be read stops the process: raft would try
+// again for ever without a word. One that is not there does not.
+func TestUnreadableEntryPoisons(t *testing.T) {
+	fatal := make(chan error, 2)
+	l := startTest(t, Config{CacheBytes: 1, Fatal: func(err error) { fatal <- err }}, unreadableJournal{newMemJournal()})
+	s := l.Shard(1, 1)
+	mustStore(t, s, run(1, 1, 1, 100, 100))
+	var e raft.Log
+	if err := s.GetLog(9, &e); err != raft.ErrLogNotFound { // raft compares with ==
+		t.Errorf("an index that is not there: got %v, want %v", err, raft.ErrLogNotFound)
+	}
+	if len(fatal) != 0 {
+		t.Fatalf("Fatal was called: %v", <-fatal)
+	}
+	for range 2 {
+		if err := s.GetLog(1, &e); !errors.Is(err, errDisk) {
+			t.Errorf("got %v, want errDisk", err)
+		}
+	}
+	if len(fatal) != 1 {
+		t.Errorf("Fatal was called %d times, want once", len(fatal))
+	}
+	if err := s.StoreLogs(run(1, 3, 1, 10)); !errors.Is(err, errDisk) {
+		t.Errorf("append: got %v, want errDisk", err)
+	}
+	mustClose(t, l)
 }
