@@ -76,7 +76,7 @@ func (n *Node) openMeta() error {
 	if n.current.Load() == nil {
 		kick(n.behind)
 	}
-	if !holds(&first.Meta, n.name) {
+	if !first.Meta.Holds(n.name) {
 		return nil
 	}
 	r := n.newReplica(&first.Meta, first.Nodes, n.catalog)
@@ -89,7 +89,7 @@ func (n *Node) openReplicas() error {
 	m := n.current.Load()
 	for i := range m.Groups {
 		g := &m.Groups[i]
-		if !holds(g, n.name) || n.replica(g.Shard) != nil {
+		if !g.Holds(n.name) || n.replica(g.Shard) != nil {
 			continue
 		}
 		data, err := n.store.Data(g.Shard)
@@ -106,15 +106,6 @@ func (n *Node) openReplicas() error {
 	return nil
 }
 
-func holds(g *sharding.Group, node sharding.NodeID) bool {
-	for _, id := range g.Replicas {
-		if id == node {
-			return true
-		}
-	}
-	return false
-}
-
 func (n *Node) newReplica(g *sharding.Group, nodes []sharding.Node, m machine) *replica {
 	r := &replica{
 		shard: g.Shard, group: *g, self: n.self, machine: m, net: n.net, proposed: &n.proposed,
@@ -123,7 +114,7 @@ func (n *Node) newReplica(g *sharding.Group, nodes []sharding.Node, m machine) *
 		logger: n.cfg.Logger.With("shard", g.Shard), started: time.Now(),
 	}
 	for _, node := range nodes {
-		if holds(g, node.ID) {
+		if g.Holds(node.ID) {
 			addr := raftnet.Address(string(node.ID), node.Storage)
 			r.servers.Servers = append(r.servers.Servers, raft.Server{ID: raft.ServerID(addr), Address: addr})
 		}
@@ -224,9 +215,9 @@ func (n *Node) reportTo(id sharding.NodeID) error {
 	ctx, done := context.WithTimeout(n.ctx, confirmTimeout)
 	defer done()
 	if id == n.name {
-		return n.recordAddr(ctx, sharding.Node{ID: n.name, Storage: n.storage, Addr: n.addr})
+		return n.recordAddr(ctx, n.me())
 	}
-	_, err := n.call(ctx, id, methodNodeAddr, n.appendNodeAddr())
+	_, err := n.call(ctx, id, methodNodeAddr, appendNodeAddr(n.me()))
 	return err
 }
 

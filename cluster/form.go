@@ -94,7 +94,7 @@ func (n *Node) formOnce(ctx context.Context) (done bool, why string, err error) 
 	if n.cfg.BootstrapExpect == 0 {
 		return false, "no cluster found at the addresses to join, and bootstrap-expect is 0", nil
 	}
-	nodes := []sharding.Node{{ID: n.name, Storage: n.storage, Addr: n.addr}}
+	nodes := []sharding.Node{n.me()}
 	for _, h := range met {
 		if h.Expect != n.cfg.BootstrapExpect {
 			return false, fmt.Sprintf("node %s expects %d nodes, this one %d", h.Node.ID, h.Expect, n.cfg.BootstrapExpect), nil
@@ -290,6 +290,11 @@ func (n *Node) checkWelcome(ctx context.Context, f *founding) {
 				clusterName(f.Cluster), h.Node.ID, clusterName(h.Founded.Cluster)))
 		}
 	}
+}
+
+// me is this node as it shows itself to others.
+func (n *Node) me() sharding.Node {
+	return sharding.Node{ID: n.name, Storage: n.storage, Addr: n.addr}
 }
 
 func randomID() uint64 {

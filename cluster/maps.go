@@ -24,10 +24,8 @@ func (n *Node) resolve(node string) (string, bool) {
 		}
 	}
 	if f := n.founded.Load(); f != nil {
-		for _, known := range f.Nodes {
-			if known.ID == id {
-				return known.Addr, true
-			}
+		if known, ok := f.node(id); ok {
+			return known.Addr, true
 		}
 	}
 	return "", false

@@ -37,8 +37,7 @@ func (n *Node) handle(ctx context.Context, from transport.Identity, method byte,
 	}
 	switch method {
 	case methodHello:
-		me := sharding.Node{ID: n.name, Storage: n.storage, Addr: n.addr}
-		return hello{Node: me, Expect: n.cfg.BootstrapExpect, Founded: n.founded.Load()}.append(nil), nil
+		return hello{Node: n.me(), Expect: n.cfg.BootstrapExpect, Founded: n.founded.Load()}.append(nil), nil
 	case methodPromise:
 		return nil, n.servePromise(sharding.NodeID(from.Name), request)
 	case methodConfirm:

@@ -23,13 +23,7 @@ const (
 // wireVersion is the first byte of every message of this package.
 const wireVersion = 1
 
-func versioned(b []byte) *kv.Decoder {
-	d := kv.NewDecoder(b)
-	if v := d.U8(); v != wireVersion {
-		d.Fail("protocol version %d, want %d", v, wireVersion)
-	}
-	return d
-}
+func versioned(b []byte) *kv.Decoder { return kv.NewVersioned(b, "protocol", wireVersion) }
 
 // hello is who a node is and what it is of:
 //
@@ -220,12 +214,11 @@ func (n *Node) serveReadIndex(ctx context.Context, request []byte) ([]byte, erro
 	return answer, nil
 }
 
-// appendNodeAddr encodes where this node is:
+// appendNodeAddr encodes where a node is:
 //
 //	version u8 · nodes (one)
-func (n *Node) appendNodeAddr() []byte {
-	me := sharding.Node{ID: n.name, Storage: n.storage, Addr: n.addr}
-	return sharding.AppendNodes([]byte{wireVersion}, []sharding.Node{me})
+func appendNodeAddr(node sharding.Node) []byte {
+	return sharding.AppendNodes([]byte{wireVersion}, []sharding.Node{node})
 }
 
 // catchUp waits until this node's map has an epoch; it bounds how long a request

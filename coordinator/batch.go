@@ -86,17 +86,10 @@ func (b *batch) run(ctx context.Context) {
 	for i := range b.pending {
 		b.pending[i] = i
 	}
-	pause, hops := firstBackoff, 0
+	pace := pace{pause: firstBackoff}
 	for ; len(b.pending) > 0 && b.failed == nil; b.rounds++ {
-		if b.rounds > 0 {
-			if b.redirected && hops < maxHops {
-				hops++
-			} else {
-				if !sleep(ctx, pause+rand.N(pause)) {
-					return
-				}
-				pause = min(2*pause, lastBackoff)
-			}
+		if b.rounds > 0 && !pace.next(ctx, b.redirected) {
+			return
 		}
 		if b.rounds%refreshRounds == refreshRounds-1 {
 			b.c.Refresh(ctx)
@@ -108,6 +101,24 @@ func (b *batch) run(ctx context.Context) {
 		}
 		b.round(ctx, t)
 	}
+}
+
+// pace is what separates the rounds of one call: nothing after the first few
+// redirects, else a pause that grows.
+type pace struct {
+	pause time.Duration
+	hops  int // redirects followed at once
+}
+
+// next waits until the next round may begin; false if ctx ended first.
+func (p *pace) next(ctx context.Context, redirected bool) bool {
+	if redirected && p.hops < maxHops {
+		p.hops++
+		return true
+	}
+	pause := p.pause
+	p.pause = min(2*pause, lastBackoff)
+	return sleep(ctx, pause+rand.N(pause))
 }
 
 // sleep waits for d; false if ctx ended first.

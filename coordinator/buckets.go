@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
@@ -118,8 +117,7 @@ func (c *Coordinator) ListBuckets(ctx context.Context) ([]string, error) {
 // buckets asks the leader of the meta group, whoever that is now.
 func (c *Coordinator) buckets(ctx context.Context, r BucketRequest) (BucketAnswer, error) {
 	request := r.Append(nil)
-	pause, hops := firstBackoff, 0
-	var last error
+	pace := pace{pause: firstBackoff}
 	for round := 1; ; round++ {
 		a, redirected, err := c.askMeta(ctx, r, request)
 		if err == nil {
@@ -128,18 +126,12 @@ func (c *Coordinator) buckets(ctx context.Context, r BucketRequest) (BucketAnswe
 		if !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrBusy) || errors.Is(err, transport.ErrClosed) {
 			return BucketAnswer{}, err
 		}
-		last = err
-		if redirected && hops < maxHops {
-			hops++
-			continue
-		}
 		if round%refreshRounds == 0 {
 			c.Refresh(ctx)
 		}
-		if !sleep(ctx, pause+rand.N(pause)) {
-			return BucketAnswer{}, fmt.Errorf("%w: the meta group: %w; last: %w", kv.ErrUnavailable, context.Cause(ctx), last)
+		if !pace.next(ctx, redirected) {
+			return BucketAnswer{}, fmt.Errorf("%w: the meta group: %w; last: %w", kv.ErrUnavailable, context.Cause(ctx), err)
 		}
-		pause = min(2*pause, lastBackoff)
 	}
 }
 

@@ -83,5 +83,5 @@ func (t *table) suspect(s sharding.Shard, id sharding.NodeID) {
 
 // holds says whether a node has a replica of a shard.
 func (t *table) holds(s sharding.Shard, id sharding.NodeID) bool {
-	return slices.Contains(t.byEpoch.Group(s).Replicas, id)
+	return t.byEpoch.Group(s).Holds(id)
 }

@@ -337,10 +337,4 @@ func (r ItemReader) Next() (value []byte, version uint64, found bool) {
 func (r ItemReader) Finish() error { return r.d.Finish() }
 
 // versioned begins to decode a message that starts with the wire's version.
-func versioned(b []byte) *kv.Decoder {
-	d := kv.NewDecoder(b)
-	if v := d.U8(); v != wireVersion {
-		d.Fail("protocol version %d, want %d", v, wireVersion)
-	}
-	return d
-}
+func versioned(b []byte) *kv.Decoder { return kv.NewVersioned(b, "protocol", wireVersion) }

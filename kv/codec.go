@@ -22,6 +22,16 @@ type Decoder struct {
 // NewDecoder returns a decoder of b.
 func NewDecoder(b []byte) *Decoder { return &Decoder{b: b} }
 
+// NewVersioned returns a decoder of a message whose first byte must be want; what
+// names the format in the error.
+func NewVersioned(b []byte, what string, want uint8) *Decoder {
+	d := NewDecoder(b)
+	if v := d.U8(); v != want {
+		d.fail("%s version %d, want %d", what, v, want)
+	}
+	return d
+}
+
 // Err returns the first error.
 func (d *Decoder) Err() error { return d.err }
 

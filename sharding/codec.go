@@ -69,10 +69,7 @@ func (m *Map) appendGroup(dst []byte, g *Group) []byte {
 
 // DecodeMap reads a map and validates it.
 func DecodeMap(b []byte) (*Map, error) {
-	d := kv.NewDecoder(b)
-	if v := d.U8(); v != mapVersion {
-		d.Fail("map version %d, want %d", v, mapVersion)
-	}
+	d := kv.NewVersioned(b, "map", mapVersion)
 	m := &Map{Cluster: d.U64(), Epoch: d.U64()}
 	m.Nodes = DecodeNodes(d)
 	m.Meta = decodeGroup(d, m.Nodes)

@@ -33,6 +33,9 @@ type Group struct {
 	Replicas   []NodeID // distinct; the first should lead
 }
 
+// Holds says whether a node has a replica of the shard.
+func (g *Group) Holds(id NodeID) bool { return slices.Contains(g.Replicas, id) }
+
 // Map is the versioned table slots → shard → nodes.
 type Map struct {
 	Cluster uint64  // the cluster's random id
