@@ -109,6 +109,11 @@ var primitives = []struct {
 		func(d *kv.Decoder) any { return []any{d.Count(1), string(d.Rest())}[0] }, 2,
 	},
 	{
+		"block", "00000003 000102",
+		func(dst []byte) []byte { return append(binary.BigEndian.AppendUint32(dst, 3), 0, 1, 2) },
+		func(d *kv.Decoder) any { return string(d.Take32()) }, "\x00\x01\x02",
+	},
+	{
 		"rest", "0900",
 		func(dst []byte) []byte { return append(dst, 9, 0) },
 		func(d *kv.Decoder) any { return string(d.Rest()) }, "\x09\x00",
@@ -163,6 +168,8 @@ func TestDecoderRefuses(t *testing.T) {
 		{"a varint of 65 bits", "ffffffffffffffffff02", func(d *kv.Decoder) { d.Uvarint() }, "malformed at byte 0 of 10: a varint does not end or overflows"},
 		{"a string longer than the input", "0361", func(d *kv.Decoder) { d.Bytes() }, "malformed at byte 1 of 2: a string of 3 bytes, 1 are left"},
 		{"a string of 2^64-1 bytes", "ffffffffffffffffff01", func(d *kv.Decoder) { d.Bytes() }, "malformed at byte 10 of 10: a string of 18446744073709551615 bytes, 0 are left"},
+		{"a block longer than the input", "00000003 6161", func(d *kv.Decoder) { d.Take32() }, "malformed at byte 4 of 6: a block of 3 bytes, 2 are left"},
+		{"a block of 2^32-1 bytes", "ffffffff", func(d *kv.Decoder) { d.Take32() }, "malformed at byte 4 of 4: a block of 4294967295 bytes, 0 are left"},
 		{"more items than fit", "03 0000000000", func(d *kv.Decoder) { d.Count(2) }, "malformed at byte 1 of 6: 3 items of at least 2 bytes, 5 bytes are left"},
 		{"a caller's own check", "01", func(d *kv.Decoder) { d.Fail("op %d", d.U8()) }, "malformed at byte 1 of 1: op 1"},
 	} {
@@ -174,7 +181,7 @@ func TestDecoderRefuses(t *testing.T) {
 				t.Fatalf("got error %v, want %q", err, c.want)
 			}
 			if d.Left() != 0 || d.U8() != 0 || d.U64() != 0 || d.Bool() || d.Uvarint() != 0 || d.Count(1) != 0 ||
-				d.Bytes() != nil || d.String() != "" || d.Keys() != nil || d.Rest() != nil {
+				d.Bytes() != nil || d.Take32() != nil || d.String() != "" || d.Keys() != nil || d.Rest() != nil {
 				t.Error("a failed decoder still reads something")
 			}
 			if d.Err() != err || d.Finish() != err { // the very same error must stick
@@ -212,10 +219,15 @@ func TestHostileCountsAllocateNothingLarge(t *testing.T) {
 	for _, count := range []uint64{1 << 10, 1 << 20, 1 << 31, 1<<31 - 1, 1 << 32, 1 << 62, 1 << 63, 1<<64 - 1} {
 		input := binary.AppendUvarint(nil, count)
 		input = append(input, "few"...)
-		write := append(kv.AppendHeader(nil, kv.KindSet), make([]byte, 8)...)
+		write := append(kv.AppendHeader(nil, kv.KindSet), make([]byte, 36)...) // no session, and the bucket
 		write = append(write, input...)
 		for name, read := range map[string]func() error{
 			"bytes": func() error { d := kv.NewDecoder(input); d.Bytes(); return d.Err() },
+			"block": func() error {
+				d := kv.NewDecoder(append(binary.BigEndian.AppendUint32(nil, uint32(min(count, 1<<32-1))), "few"...))
+				d.Take32()
+				return d.Err()
+			},
 			"text":  func() error { d := kv.NewDecoder(input); _ = d.String(); return d.Err() },
 			"keys":  func() error { d := kv.NewDecoder(input); d.Keys(); return d.Err() },
 			"write": func() error { _, err := kv.Limits{}.WithDefaults().CheckWrite(write); return err },
@@ -264,11 +276,11 @@ func TestKeysComeBack(t *testing.T) {
 // holds for any bytes: no panic, no reading backwards or past the end, the first
 // error sticks, and nothing longer than the input comes out.
 func FuzzDecoder(f *testing.F) {
-	every := []byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}
+	every := []byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
 	for i := range primitives {
 		f.Add(every[i%len(every):], golden(f, primitives[i].bytes))
 	}
-	f.Add([]byte{9}, golden(f, "ffffffffffffffffff01"))
+	f.Add([]byte{10}, golden(f, "ffffffffffffffffff01"))
 	f.Add([]byte{8, 6, 7}, golden(f, "03 0161 00 026263 0101 00"))
 	f.Fuzz(func(t *testing.T, script, data []byte) {
 		d := kv.NewDecoder(data)
@@ -293,7 +305,7 @@ func FuzzDecoder(f *testing.F) {
 
 // readOp runs one operation and returns how many bytes or items it gave.
 func readOp(d *kv.Decoder, op byte) int {
-	switch op % 10 {
+	switch op % 11 {
 	case 0:
 		d.U8()
 	case 1:
@@ -312,8 +324,10 @@ func readOp(d *kv.Decoder, op byte) int {
 		return len(d.String())
 	case 8:
 		return len(d.Keys())
+	case 9:
+		return len(d.Take32())
 	default:
-		return d.Count(1 + int(op)/10)
+		return d.Count(1 + int(op)/11)
 	}
 	return 0
 }

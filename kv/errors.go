@@ -10,7 +10,7 @@ import (
 var (
 	// ErrNoSuchStore: no bucket of that name. Do not retry.
 	ErrNoSuchStore = errors.New("no such store")
-	// ErrExists: there is a bucket of that name already. Do not retry.
+	// ErrExists: there is a bucket, or a node, of that name already. Do not retry.
 	ErrExists = errors.New("already exists")
 	// ErrAccessDenied: the caller may not do this. Do not retry.
 	ErrAccessDenied = errors.New("access denied")
@@ -25,7 +25,11 @@ var (
 	// ErrUnavailable: no leader or no quorum until the deadline. A read did not
 	// happen; for a write see each key's Outcome.
 	ErrUnavailable = errors.New("unavailable")
-	// ErrUnknown: the write may or may not have been applied.
+	// ErrConflict: the key has another version than the caller expected (or the
+	// map another epoch), and nothing was applied. Read it again.
+	ErrConflict = errors.New("conflict")
+	// ErrUnknown: the write may or may not have been applied. The same client
+	// may send it again without applying it twice.
 	ErrUnknown = errors.New("outcome unknown")
 )
 
@@ -43,6 +47,7 @@ const (
 	CodeBusy         Code = 6
 	CodeUnavailable  Code = 7
 	CodeUnknown      Code = 8
+	CodeConflict     Code = 9
 )
 
 // coded is the one table between errors and their codes. An error that is
@@ -61,6 +66,7 @@ var coded = []struct {
 	{CodeTooLarge, ErrTooLarge},
 	{CodeBusy, ErrBusy},
 	{CodeUnavailable, ErrUnavailable},
+	{CodeConflict, ErrConflict},
 }
 
 // CodeOf returns the code of err: CodeOK for nil, CodeUnknown for an error
@@ -110,9 +116,12 @@ func Detail(base error, text string) string {
 // outcome is unknown the cause is an ErrUnknown, so that nobody who looks at
 // the class alone takes a write for not applied.
 type BatchError struct {
-	Op       string    // "set-many", "delete-many"
+	Op       string    // "set-many", "delete-many", "increment", "compare-and-swap"
 	Outcomes []Outcome // one for each key of the call
-	Err      error
+	// Call is the number of the call in its client's session: with it the client
+	// can send the same write again (client.Client.Retry). 0: it cannot.
+	Call uint64
+	Err  error
 }
 
 func (e *BatchError) Error() string {

@@ -24,6 +24,7 @@ var codes = []struct {
 	{6, kv.ErrBusy, "busy"},
 	{7, kv.ErrUnavailable, "unavailable"},
 	{8, kv.ErrUnknown, "outcome unknown"},
+	{9, kv.ErrConflict, "conflict"},
 }
 
 func TestErrorsAndCodesMatchBothWays(t *testing.T) {
@@ -58,7 +59,7 @@ func TestForeignErrorsAndCodesAreUnknown(t *testing.T) {
 			t.Errorf("the code of %v is %d, want %d", err, got, kv.CodeUnknown)
 		}
 	}
-	for _, code := range []kv.Code{9, 100, 255} {
+	for _, code := range []kv.Code{10, 100, 255} {
 		if err := code.Err("whatever"); !errors.Is(err, kv.ErrUnknown) || err.Error() != "outcome unknown: whatever" {
 			t.Errorf("the error of code %d is %v, want an unknown outcome", code, err)
 		}

@@ -7,13 +7,21 @@ import (
 )
 
 const (
-	// MaxCommandBytes bounds one log entry whatever the configuration: it is
-	// what the log and the transport are built to carry.
-	MaxCommandBytes = 4 << 20
+	// MaxCommandBytes bounds one log entry whatever the configuration: raft
+	// bounds its messages in entries, so this is what bounds memory.
+	MaxCommandBytes = 256 << 10
+
+	// MaxValueBytes is the largest value there can be: it is written to the
+	// store in one piece.
+	MaxValueBytes = 8 << 20
 
 	// CommandOverhead is more than a command of one pair needs besides its key
-	// and value: version, kind, bucket, count and the two lengths.
-	CommandOverhead = 64
+	// and value: version, kind, origin, bucket, numbers and the two lengths.
+	CommandOverhead = 96
+
+	// minPiece is the least part of a large value in one command, whatever
+	// Limits.EntryBytes says.
+	minPiece = 1 << 10
 )
 
 // Limits bound what a caller may ask for. The zero value of a field means its
@@ -21,11 +29,11 @@ const (
 // the caller's library and again by the node.
 type Limits struct {
 	KeyBytes    int // longest key; default 4 KiB
-	ValueBytes  int // longest value; default and maximum 4 MiB less room for its key
+	ValueBytes  int // longest value; default and maximum 8 MiB
 	BatchKeys   int // most keys in a batch; default 10,000
 	BatchBytes  int // most bytes of keys and values in a batch; default 32 MiB
 	AnswerBytes int // most bytes in a get-many's answer; default 64 MiB
-	EntryBytes  int // a part larger than this becomes several log entries; default 256 KiB
+	EntryBytes  int // a part, or a value, larger than this becomes several log entries; default and maximum 256 KiB
 }
 
 // WithDefaults returns l with every zero field set to its default.
@@ -36,11 +44,11 @@ func (l Limits) WithDefaults() Limits {
 		}
 	}
 	set(&l.KeyBytes, 4<<10)
-	set(&l.ValueBytes, MaxCommandBytes-l.KeyBytes-CommandOverhead)
+	set(&l.ValueBytes, MaxValueBytes)
 	set(&l.BatchKeys, 10_000)
 	set(&l.BatchBytes, 32<<20)
 	set(&l.AnswerBytes, 64<<20)
-	set(&l.EntryBytes, 256<<10)
+	set(&l.EntryBytes, MaxCommandBytes)
 	return l
 }
 
@@ -51,7 +59,7 @@ func (l Limits) Validate() error {
 		got, max int
 	}{
 		{"key bytes", l.KeyBytes, 64 << 10},
-		{"value bytes", l.ValueBytes, MaxCommandBytes - l.KeyBytes - CommandOverhead},
+		{"value bytes", l.ValueBytes, MaxValueBytes},
 		{"batch keys", l.BatchKeys, 1 << 20},
 		{"batch bytes", l.BatchBytes, 64 << 20},
 		{"answer bytes", l.AnswerBytes, 64 << 20},
@@ -62,6 +70,18 @@ func (l Limits) Validate() error {
 		}
 	}
 	return nil
+}
+
+// PairFits says whether a pair fits one command; otherwise its value travels in
+// pieces of PieceBytes.
+func (l Limits) PairFits(p Pair) bool {
+	return len(p.Key)+len(p.Value) <= l.EntryBytes-CommandOverhead || len(p.Value) <= minPiece
+}
+
+// PieceBytes is how many bytes of a large value go into one command beside its
+// key.
+func (l Limits) PieceBytes(key string) int {
+	return max(l.EntryBytes-CommandOverhead-len(key), minPiece)
 }
 
 // CheckKey says whether key may be used.

@@ -15,7 +15,7 @@ import (
 // defaults are the documented limits; docs and clients rely on them.
 var defaults = kv.Limits{
 	KeyBytes:    4096,
-	ValueBytes:  4194304 - 4096 - 64,
+	ValueBytes:  8388608,
 	BatchKeys:   10000,
 	BatchBytes:  33554432,
 	AnswerBytes: 67108864,
@@ -29,10 +29,6 @@ func TestDefaultsFillOnlyWhatIsZero(t *testing.T) {
 	set := kv.Limits{KeyBytes: 1, ValueBytes: 2, BatchKeys: 3, BatchBytes: 4, AnswerBytes: 5, EntryBytes: 6}
 	if got := set.WithDefaults(); got != set {
 		t.Errorf("defaults changed %+v to %+v", set, got)
-	}
-	longer := kv.Limits{KeyBytes: 64 << 10}.WithDefaults()
-	if want := kv.MaxCommandBytes - 64<<10 - kv.CommandOverhead; longer.ValueBytes != want {
-		t.Errorf("values of %d bytes beside keys of 64 KiB, want %d", longer.ValueBytes, want)
 	}
 }
 
@@ -48,20 +44,17 @@ func TestValidateKnowsTheLastLegalValue(t *testing.T) {
 		max  int
 	}{
 		{"key bytes", 64 << 10},
-		{"value bytes", 4<<20 - 4096 - 64},
+		{"value bytes", 8 << 20},
 		{"batch keys", 1 << 20},
 		{"batch bytes", 64 << 20},
 		{"answer bytes", 64 << 20},
-		{"entry bytes", 4 << 20},
+		{"entry bytes", 256 << 10},
 	} {
 		for _, v := range []struct {
 			got   int
 			legal bool
 		}{{1, true}, {c.max, true}, {0, false}, {-1, false}, {c.max + 1, false}} {
 			l := defaults
-			if c.name == "key bytes" {
-				l.ValueBytes = 1 // leave room for the longest key
-			}
 			*field(&l, c.name) = v.got
 			err := l.Validate()
 			if v.legal && err != nil {
@@ -76,22 +69,70 @@ func TestValidateKnowsTheLastLegalValue(t *testing.T) {
 	if err := (kv.Limits{}).WithDefaults().Validate(); err != nil {
 		t.Errorf("the defaults are not valid: %v", err)
 	}
-	crowded := kv.Limits{KeyBytes: 64 << 10, ValueBytes: defaults.ValueBytes}.WithDefaults()
-	if err := crowded.Validate(); !errors.Is(err, kv.ErrInvalid) {
-		t.Errorf("a longest key and a longest value that do not fit one command: %v, want %v", err, kv.ErrInvalid)
-	}
 }
 
-// Whatever limits are valid, the largest pair they allow fits one command.
-func TestTheLargestPairFitsOneCommand(t *testing.T) {
-	for _, keyBytes := range []int{1, 127, 128, 4 << 10, 16<<10 - 1, 16 << 10, 64 << 10} {
-		l := kv.Limits{KeyBytes: keyBytes}.WithDefaults()
+// Whatever limits are valid: a pair that fits one command does, in every kind of
+// command, a piece of the size PieceBytes says does, and a value cut into such
+// pieces is not cut for ever.
+func TestWhatFitsOneCommandDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := kv.Limits{
+			KeyBytes:   rapid.IntRange(1, 64<<10).Draw(t, "most key bytes"),
+			EntryBytes: rapid.IntRange(1, kv.MaxCommandBytes).Draw(t, "entry bytes"),
+		}.WithDefaults()
 		if err := l.Validate(); err != nil {
 			t.Fatal(err)
 		}
-		command := kv.AppendSet(nil, 1<<64-1, []kv.Pair{{Key: strings.Repeat("k", keyBytes), Value: make([]byte, l.ValueBytes)}})
-		if _, err := l.CheckWrite(command); err != nil {
-			t.Errorf("a key of %d and a value of %d bytes: %v", keyBytes, l.ValueBytes, err)
+		key := strings.Repeat("k", rapid.IntRange(0, l.KeyBytes).Draw(t, "key bytes"))
+		piece := l.PieceBytes(key)
+		if piece < 1<<10 {
+			t.Fatalf("pieces of %d bytes, want at least 1 KiB", piece)
+		}
+		largest := 0 // the largest value that fits
+		for step := kv.MaxCommandBytes; step > 0; step /= 2 {
+			if l.PairFits(kv.Pair{Key: key, Value: make([]byte, largest+step)}) {
+				largest += step
+			}
+		}
+		if largest < min(piece, 1<<10) || largest > kv.MaxCommandBytes {
+			t.Fatalf("a value of %d bytes fits one command beside a key of %d", largest, len(key))
+		}
+		o := kv.Origin{Client: 1<<64 - 1, Seq: 1<<64 - 1, Acked: 1<<64 - 2, Entry: 1<<32 - 1}
+		for kind, command := range everyKind(o, 1<<64-1, kv.Pair{Key: key, Value: make([]byte, max(largest, piece))}) {
+			if _, err := l.CheckWrite(command); err != nil {
+				t.Fatalf("a key of %d and a value of %d bytes, kind %d: %v", len(key), max(largest, piece), kind, err)
+			}
+			if most := max(l.EntryBytes, len(key)+1<<10+kv.CommandOverhead); len(command) > most {
+				t.Fatalf("a command of %d bytes, kind %d, want at most %d", len(command), kind, most)
+			}
+		}
+	})
+}
+
+// The limits of one command, as they are by default.
+func TestPairsAndPiecesAtTheirLimits(t *testing.T) {
+	pair := func(keyBytes, valueBytes int) kv.Pair {
+		return kv.Pair{Key: strings.Repeat("k", keyBytes), Value: make([]byte, valueBytes)}
+	}
+	small := kv.Limits{EntryBytes: 1}.WithDefaults()
+	for _, c := range []struct {
+		l     kv.Limits
+		pair  kv.Pair
+		fits  bool
+		piece int
+	}{
+		{defaults, pair(0, 0), true, 262144 - 96},
+		{defaults, pair(0, 262144-96), true, 262144 - 96},
+		{defaults, pair(0, 262144-95), false, 262144 - 96},
+		{defaults, pair(4096, 262144-96-4096), true, 262144 - 96 - 4096},
+		{defaults, pair(4096, 262144-95-4096), false, 262144 - 96 - 4096},
+		{small, pair(4096, 1024), true, 1024},
+		{small, pair(0, 1025), false, 1024},
+	} {
+		fits, piece := c.l.PairFits(c.pair), c.l.PieceBytes(c.pair.Key)
+		if fits != c.fits || piece != c.piece {
+			t.Errorf("a key of %d and a value of %d bytes in entries of %d: fits %v, pieces of %d, want %v, %d",
+				len(c.pair.Key), len(c.pair.Value), c.l.EntryBytes, fits, piece, c.fits, c.piece)
 		}
 	}
 }
