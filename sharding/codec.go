@@ -7,13 +7,15 @@ import (
 )
 
 // mapVersion is the version of the map's format.
-const mapVersion = 1
+const mapVersion = 2
 
 // A map is
 //
-//	version u8 = 1 · cluster u64 · epoch u64 · nodes · meta group · groups
-//	node:  id string · storage u64 · addr string
-//	group: shard u32 · generation u64 · first slot u16 · last slot u16 · replicas (indexes into nodes, varints)
+//	version u8 = 2 · cluster u64 · epoch u64 · replicas varint · nodes · leaving · meta group · groups
+//	node:    id string · storage u64 · addr string
+//	leaving: a varint for each node: 0 it stays · 1 it leaves · 2+i it leaves, and node i is its heir
+//	group:   shard u32 · generation u64 · first slot u16 · last slot u16 ·
+//	         replicas (indexes into nodes, varints) · adding · removing (each a varint: 0 nobody · 1+i node i)
 //
 // where lists are a varint count and the items.
 
@@ -22,7 +24,16 @@ func (m *Map) Append(dst []byte) []byte {
 	dst = append(dst, mapVersion)
 	dst = binary.BigEndian.AppendUint64(dst, m.Cluster)
 	dst = binary.BigEndian.AppendUint64(dst, m.Epoch)
+	dst = binary.AppendUvarint(dst, uint64(m.Replicas))
 	dst = AppendNodes(dst, m.Nodes)
+	for i := range m.Nodes {
+		n := &m.Nodes[i]
+		leaving := m.place(n.Heir)
+		if n.Leaving {
+			leaving++
+		}
+		dst = binary.AppendUvarint(dst, leaving)
+	}
 	dst = m.appendGroup(dst, &m.Meta)
 	dst = binary.AppendUvarint(dst, uint64(len(m.Groups)))
 	for i := range m.Groups {
@@ -31,7 +42,17 @@ func (m *Map) Append(dst []byte) []byte {
 	return dst
 }
 
-// AppendNodes appends a list of nodes.
+// place is how a node that need not be is written: 0 for "", 1+i for node i.
+func (m *Map) place(id NodeID) uint64 {
+	i, ok := m.index(id)
+	if !ok {
+		return 0
+	}
+	return uint64(i) + 1
+}
+
+// AppendNodes appends a list of nodes: who they are and where, not whether they
+// are leaving.
 func AppendNodes(dst []byte, nodes []Node) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(nodes)))
 	for _, n := range nodes {
@@ -58,22 +79,22 @@ func (m *Map) appendGroup(dst []byte, g *Group) []byte {
 	dst = binary.BigEndian.AppendUint16(dst, g.Range.Last)
 	dst = binary.AppendUvarint(dst, uint64(len(g.Replicas)))
 	for _, id := range g.Replicas {
-		for i := range m.Nodes {
-			if m.Nodes[i].ID == id {
-				dst = binary.AppendUvarint(dst, uint64(i))
-			}
-		}
+		i, _ := m.index(id) // a valid map has the node
+		dst = binary.AppendUvarint(dst, uint64(i))
 	}
-	return dst
+	dst = binary.AppendUvarint(dst, m.place(g.Adding))
+	return binary.AppendUvarint(dst, m.place(g.Removing))
 }
 
 // DecodeMap reads a map and validates it.
 func DecodeMap(b []byte) (*Map, error) {
 	d := kv.NewVersioned(b, "map", mapVersion)
 	m := &Map{Cluster: d.U64(), Epoch: d.U64()}
+	m.Replicas = int(min(d.Uvarint(), MaxNodes+1)) // more is refused by Validate
 	m.Nodes = DecodeNodes(d)
+	decodeLeaving(d, m.Nodes)
 	m.Meta = decodeGroup(d, m.Nodes)
-	m.Groups = make([]Group, countUpTo(d, MaxShards, 17, "shards"))
+	m.Groups = make([]Group, countUpTo(d, MaxShards, 19, "shards"))
 	for i := range m.Groups {
 		m.Groups[i] = decodeGroup(d, m.Nodes)
 	}
@@ -97,6 +118,29 @@ func countUpTo(d *kv.Decoder, most, itemBytes int, what string) int {
 	return n
 }
 
+func decodeLeaving(d *kv.Decoder, nodes []Node) {
+	for i := range nodes {
+		leaving := d.Uvarint()
+		if leaving == 0 {
+			continue
+		}
+		nodes[i].Leaving = true
+		nodes[i].Heir = nodeAt(d, leaving-1, nodes)
+	}
+}
+
+// nodeAt returns the node that place wrote.
+func nodeAt(d *kv.Decoder, place uint64, nodes []Node) NodeID {
+	switch {
+	case place == 0:
+		return ""
+	case place > uint64(len(nodes)):
+		d.Fail("node %d of %d", place-1, len(nodes))
+		return ""
+	}
+	return nodes[place-1].ID
+}
+
 func decodeGroup(d *kv.Decoder, nodes []Node) Group {
 	g := Group{Shard: Shard(d.U32()), Generation: d.U64(), Range: Range{First: d.U16(), Last: d.U16()}}
 	g.Replicas = make([]NodeID, countUpTo(d, len(nodes), 1, "replicas"))
@@ -108,5 +152,7 @@ func decodeGroup(d *kv.Decoder, nodes []Node) Group {
 		}
 		g.Replicas[i] = nodes[at].ID
 	}
+	g.Adding = nodeAt(d, d.Uvarint(), nodes)
+	g.Removing = nodeAt(d, d.Uvarint(), nodes)
 	return g
 }

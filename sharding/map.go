@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 )
 
 // Shard numbers a shard. Shard 0 is the meta group, which holds the catalogue
@@ -18,19 +19,48 @@ const Meta Shard = 0
 // certificate carries.
 type NodeID string
 
+// maxNodeID bounds a node's name in bytes: it is a label of DNS.
+const maxNodeID = 63
+
+// valid says whether a node may have this name.
+func (id NodeID) valid() bool {
+	for _, c := range []byte(id) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return id != "" && len(id) <= maxNodeID
+}
+
 // Node is one node of the cluster as the catalogue records it.
 type Node struct {
 	ID      NodeID
 	Storage uint64 // identity of its data directory; a wiped node gets another
 	Addr    string // "host:port" it advertised last
+	Leaving bool   `json:",omitempty"` // it shall lose its replicas and be forgotten
+	Heir    NodeID `json:",omitempty"` // of a leaving node: who gets its replicas first; "" = any node
 }
 
 // Group is one shard: the slots it owns and the nodes that hold its replicas.
 type Group struct {
 	Shard      Shard
-	Generation uint64 // distinguishes this placement of the shard from an earlier one on the same node
+	Generation uint64 // 1 as founded, one more with each change of its replicas: a shard that left a node and came back has another
 	Range      Range
 	Replicas   []NodeID // distinct; the first should lead
+	Adding     NodeID   // none of Replicas yet: joins them when it has caught up; "" = nobody
+	Removing   NodeID   // one of Replicas: leaves them when Adding, if there is one, has joined; "" = nobody
+}
+
+// Moving says whether the group's replicas are changing.
+func (g *Group) Moving() bool { return g.Adding != "" || g.Removing != "" }
+
+// Nodes returns the nodes that have the shard or are getting it: Replicas, then
+// Adding. The caller must not edit the slice.
+func (g *Group) Nodes() []NodeID {
+	if g.Adding == "" {
+		return g.Replicas
+	}
+	return append(slices.Clip(g.Replicas), g.Adding)
 }
 
 // Holds says whether a node has a replica of the shard.
@@ -38,11 +68,12 @@ func (g *Group) Holds(id NodeID) bool { return slices.Contains(g.Replicas, id) }
 
 // Map is the versioned table slots → shard → nodes.
 type Map struct {
-	Cluster uint64  // the cluster's random id
-	Epoch   uint64  // grows with every change; 0 is no map yet
-	Nodes   []Node  // sorted by ID
-	Meta    Group   // shard 0; its Range is unused
-	Groups  []Group // sorted by Shard = 1, 2, …; their ranges cover all slots in order
+	Cluster  uint64  // the cluster's random id
+	Epoch    uint64  // grows with every change; 0 is no map yet
+	Replicas int     // wanted copies of each data shard; fewer while there are fewer nodes
+	Nodes    []Node  // sorted by ID
+	Meta     Group   // shard 0; its Range is unused
+	Groups   []Group // sorted by Shard = 1, 2, …; their ranges cover all slots in order
 }
 
 // errInvalidMap is wrapped by Validate's errors.
@@ -73,50 +104,59 @@ func (m *Map) Group(s Shard) *Group {
 
 // Node returns a node's record; ok is false if the node is not of the cluster.
 func (m *Map) Node(id NodeID) (n Node, ok bool) {
-	i, ok := slices.BinarySearchFunc(m.Nodes, id, func(n Node, id NodeID) int {
-		switch {
-		case n.ID < id:
-			return -1
-		case n.ID > id:
-			return 1
-		}
-		return 0
-	})
+	i, ok := m.index(id)
 	if !ok {
 		return Node{}, false
 	}
 	return m.Nodes[i], true
 }
 
-// WithAddr returns a copy of the map, one epoch later, in which a node has
-// another address.
-func (m *Map) WithAddr(id NodeID, addr string) *Map {
-	next := *m
-	next.Epoch++
-	next.Nodes = slices.Clone(m.Nodes)
-	for i := range next.Nodes {
-		if next.Nodes[i].ID == id {
-			next.Nodes[i].Addr = addr
+// index returns the place of a node in Nodes, or the one it would have.
+func (m *Map) index(id NodeID) (i int, ok bool) {
+	return slices.BinarySearchFunc(m.Nodes, id, func(n Node, id NodeID) int {
+		return strings.Compare(string(n.ID), string(id))
+	})
+}
+
+// Active returns the nodes that stay, sorted: all that are not leaving.
+func (m *Map) Active() []NodeID {
+	var active []NodeID
+	for i := range m.Nodes {
+		if !m.Nodes[i].Leaving {
+			active = append(active, m.Nodes[i].ID)
 		}
 	}
-	return &next
+	return active
+}
+
+// Moving returns the group whose replicas are changing; nil if there is none.
+// There is never more than one.
+func (m *Map) Moving() *Group {
+	for s := range Shard(len(m.Groups) + 1) {
+		if g := m.Group(s); g.Moving() {
+			return g
+		}
+	}
+	return nil
 }
 
 // Validate says what is wrong with a map: every slot must have exactly one
-// shard, every shard distinct replicas on known nodes.
+// shard, every shard distinct replicas on known nodes, and at most one shard may
+// be moving.
 func (m *Map) Validate() error {
 	if m.Epoch == 0 || len(m.Nodes) == 0 || len(m.Groups) == 0 {
 		return fmt.Errorf("%w: epoch %d with %d nodes and %d shards, want at least one of each", errInvalidMap, m.Epoch, len(m.Nodes), len(m.Groups))
 	}
-	for i := 1; i < len(m.Nodes); i++ {
-		if m.Nodes[i-1].ID >= m.Nodes[i].ID {
-			return fmt.Errorf("%w: node %q after %q, want them sorted and distinct", errInvalidMap, m.Nodes[i].ID, m.Nodes[i-1].ID)
-		}
+	if m.Replicas < 1 || m.Replicas > MaxNodes {
+		return fmt.Errorf("%w: %d replicas of each shard, want 1 to %d", errInvalidMap, m.Replicas, MaxNodes)
+	}
+	if err := m.checkNodes(); err != nil {
+		return err
 	}
 	if m.Meta.Shard != Meta {
 		return fmt.Errorf("%w: the meta group is shard %d, want %d", errInvalidMap, m.Meta.Shard, Meta)
 	}
-	if err := m.checkReplicas(&m.Meta); err != nil {
+	if err := m.checkGroup(&m.Meta); err != nil {
 		return err
 	}
 	next := 0
@@ -129,8 +169,11 @@ func (m *Map) Validate() error {
 			return fmt.Errorf("%w: shard %d owns slots %d to %d, want them to begin at %d", errInvalidMap, g.Shard, g.Range.First, g.Range.Last, next)
 		}
 		next = int(g.Range.Last) + 1
-		if err := m.checkReplicas(g); err != nil {
+		if err := m.checkGroup(g); err != nil {
 			return err
+		}
+		if first := m.Moving(); g.Moving() && first != g {
+			return fmt.Errorf("%w: shards %d and %d are moving, want at most one", errInvalidMap, first.Shard, g.Shard)
 		}
 	}
 	if next != Slots {
@@ -139,17 +182,54 @@ func (m *Map) Validate() error {
 	return nil
 }
 
-func (m *Map) checkReplicas(g *Group) error {
+func (m *Map) checkNodes() error {
+	for i := 1; i < len(m.Nodes); i++ {
+		if m.Nodes[i-1].ID >= m.Nodes[i].ID {
+			return fmt.Errorf("%w: node %q after %q, want them sorted and distinct", errInvalidMap, m.Nodes[i].ID, m.Nodes[i-1].ID)
+		}
+	}
+	for i := range m.Nodes {
+		n := &m.Nodes[i]
+		if !n.ID.valid() {
+			return fmt.Errorf("%w: a node is named %q, want 1 to %d characters of a-z, 0-9 and '-'", errInvalidMap, n.ID, maxNodeID)
+		}
+		if n.Heir == "" {
+			continue
+		}
+		if _, ok := m.Node(n.Heir); !ok || n.Heir == n.ID || !n.Leaving {
+			return fmt.Errorf("%w: node %q (leaving: %v) has the heir %q, want another node's name, and only if it is leaving", errInvalidMap, n.ID, n.Leaving, n.Heir)
+		}
+	}
+	if len(m.Active()) == 0 {
+		return fmt.Errorf("%w: all %d nodes are leaving, want one that stays", errInvalidMap, len(m.Nodes))
+	}
+	return nil
+}
+
+func (m *Map) checkGroup(g *Group) error {
+	if g.Generation == 0 {
+		return fmt.Errorf("%w: shard %d has generation 0, want at least 1", errInvalidMap, g.Shard)
+	}
 	if len(g.Replicas) == 0 {
 		return fmt.Errorf("%w: shard %d has no replicas", errInvalidMap, g.Shard)
 	}
-	for i, id := range g.Replicas {
+	nodes := g.Nodes()
+	for i, id := range nodes {
 		if _, ok := m.Node(id); !ok {
 			return fmt.Errorf("%w: shard %d has a replica on %q, which is no node of the map", errInvalidMap, g.Shard, id)
 		}
-		if slices.Contains(g.Replicas[:i], id) {
+		if slices.Contains(nodes[:i], id) {
 			return fmt.Errorf("%w: shard %d has two replicas on %q", errInvalidMap, g.Shard, id)
 		}
+	}
+	if g.Removing == "" {
+		return nil
+	}
+	if !g.Holds(g.Removing) {
+		return fmt.Errorf("%w: shard %d shall lose its replica on %q, which holds none", errInvalidMap, g.Shard, g.Removing)
+	}
+	if len(nodes) == 1 {
+		return fmt.Errorf("%w: shard %d shall lose its only replica, on %q", errInvalidMap, g.Shard, g.Removing)
 	}
 	return nil
 }

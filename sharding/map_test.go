@@ -2,8 +2,8 @@ package sharding_test
 
 import (
 	"math"
-	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -67,20 +67,17 @@ func TestGroupsAndNodesAreFoundByName(t *testing.T) {
 	}
 }
 
-func TestWithAddrLeavesTheOldMapUntouched(t *testing.T) {
-	old, untouched := found(t, 3, 6, 3), found(t, 3, 6, 3)
-	next := old.WithAddr("n01", "elsewhere:1")
-	if !reflect.DeepEqual(old, untouched) {
-		t.Errorf("the old map became %+v, want %+v", old, untouched)
+// rename gives a node another name wherever it stands.
+func rename(m *sharding.Map, from, to sharding.NodeID) {
+	for i := range m.Nodes {
+		if m.Nodes[i].ID == from {
+			m.Nodes[i].ID = to
+		}
 	}
-	want := found(t, 3, 6, 3)
-	want.Epoch = 2
-	want.Nodes[1].Addr = "elsewhere:1"
-	if !reflect.DeepEqual(next, want) {
-		t.Errorf("the new map is %+v, want %+v", next, want)
-	}
-	if err := next.Validate(); err != nil {
-		t.Errorf("the new map: %v", err)
+	for s := range sharding.Shard(len(m.Groups) + 1) {
+		if i := slices.Index(m.Group(s).Replicas, from); i >= 0 {
+			m.Group(s).Replicas[i] = to
+		}
 	}
 }
 
@@ -112,6 +109,35 @@ func TestValidate(t *testing.T) {
 		{"the last slot a u16 holds", func(m *sharding.Map) { m.Groups[1].Range.Last = 65535 }, "slots end at 65536, want 16384"},
 		{"no replicas", func(m *sharding.Map) { m.Groups[1].Replicas = nil }, "shard 2 has no replicas"},
 		{"a replica on no node", func(m *sharding.Map) { m.Groups[1].Replicas[2] = "n03" }, `shard 2 has a replica on "n03", which is no node of the map`},
+		{"no replicas wanted", func(m *sharding.Map) { m.Replicas = 0 }, "0 replicas of each shard, want 1 to 64"},
+		{"most replicas wanted", func(m *sharding.Map) { m.Replicas = 64 }, ""},
+		{"65 replicas wanted", func(m *sharding.Map) { m.Replicas = 65 }, "65 replicas of each shard, want 1 to 64"},
+		{"the longest name", func(m *sharding.Map) { rename(m, "n02", sharding.NodeID(strings.Repeat("z", 63))) }, ""},
+		{"a name too long", func(m *sharding.Map) { rename(m, "n02", sharding.NodeID(strings.Repeat("z", 64))) }, `a node is named "` + strings.Repeat("z", 64) + `", want 1 to 63 characters of a-z, 0-9 and '-'`},
+		{"a name in capitals", func(m *sharding.Map) { rename(m, "n00", "N00") }, `a node is named "N00", want 1 to 63 characters of a-z, 0-9 and '-'`},
+		{"no name", func(m *sharding.Map) { rename(m, "n00", "") }, `a node is named "", want 1 to 63 characters of a-z, 0-9 and '-'`},
+		{"a node leaves", func(m *sharding.Map) { m.Nodes[0].Leaving = true }, ""},
+		{"a node leaves to another", func(m *sharding.Map) { m.Nodes[0].Leaving, m.Nodes[0].Heir = true, "n02" }, ""},
+		{"two leave to each other", func(m *sharding.Map) {
+			m.Nodes[0].Leaving, m.Nodes[0].Heir = true, "n02"
+			m.Nodes[2].Leaving, m.Nodes[2].Heir = true, "n00"
+		}, ""},
+		{"all nodes leave", func(m *sharding.Map) { m.Nodes[0].Leaving, m.Nodes[1].Leaving, m.Nodes[2].Leaving = true, true, true }, "all 3 nodes are leaving, want one that stays"},
+		{"an heir of a node that stays", func(m *sharding.Map) { m.Nodes[0].Heir = "n02" }, `node "n00" (leaving: false) has the heir "n02", want another node's name, and only if it is leaving`},
+		{"an heir that is no node", func(m *sharding.Map) { m.Nodes[0].Leaving, m.Nodes[0].Heir = true, "n03" }, `node "n00" (leaving: true) has the heir "n03", want another node's name, and only if it is leaving`},
+		{"its own heir", func(m *sharding.Map) { m.Nodes[0].Leaving, m.Nodes[0].Heir = true, "n00" }, `node "n00" (leaving: true) has the heir "n00", want another node's name, and only if it is leaving`},
+		{"generation 0", func(m *sharding.Map) { m.Groups[1].Generation = 0 }, "shard 2 has generation 0, want at least 1"},
+		{"the last generation", func(m *sharding.Map) { m.Meta.Generation = math.MaxUint64 }, ""},
+		{"moves", func(m *sharding.Map) {
+			g := &m.Groups[1]
+			g.Adding, g.Removing, g.Replicas = g.Replicas[2], g.Replicas[0], g.Replicas[:2]
+		}, ""},
+		{"loses a replica", func(m *sharding.Map) { m.Groups[1].Removing = "n02" }, ""},
+		{"gets one it has", func(m *sharding.Map) { m.Meta.Adding = "n02" }, `shard 0 has two replicas on "n02"`},
+		{"gets one on no node", func(m *sharding.Map) { m.Meta.Adding = "n03" }, `shard 0 has a replica on "n03", which is no node of the map`},
+		{"loses one it has not", func(m *sharding.Map) { m.Meta.Replicas, m.Meta.Removing = m.Meta.Replicas[:2], "n02" }, `shard 0 shall lose its replica on "n02", which holds none`},
+		{"loses its only replica", func(m *sharding.Map) { m.Meta.Replicas, m.Meta.Removing = m.Meta.Replicas[:1], "n00" }, `shard 0 shall lose its only replica, on "n00"`},
+		{"two move", func(m *sharding.Map) { m.Meta.Removing, m.Groups[1].Removing = "n02", "n02" }, "shards 0 and 2 are moving, want at most one"},
 		{"two replicas on a node", func(m *sharding.Map) { m.Groups[1].Replicas[2] = m.Groups[1].Replicas[0] }, `shard 2 has two replicas on "n01"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -125,5 +151,27 @@ func TestValidate(t *testing.T) {
 				t.Errorf("got  %v\nwant invalid map: %s", err, c.want)
 			}
 		})
+	}
+}
+
+func TestAGroupsNodesAreItsReplicasAndTheNewOne(t *testing.T) {
+	replicas := []sharding.NodeID{"c", "a", "spare"}[:2]
+	for _, c := range []struct {
+		adding, removing sharding.NodeID
+		want             []sharding.NodeID
+		moving           bool
+	}{
+		{"", "", []sharding.NodeID{"c", "a"}, false},
+		{"b", "", []sharding.NodeID{"c", "a", "b"}, true},
+		{"", "a", []sharding.NodeID{"c", "a"}, true},
+		{"b", "a", []sharding.NodeID{"c", "a", "b"}, true},
+	} {
+		g := sharding.Group{Replicas: replicas, Adding: c.adding, Removing: c.removing}
+		if got := g.Nodes(); !slices.Equal(got, c.want) || g.Moving() != c.moving {
+			t.Errorf("adding %q, removing %q: nodes %v, moving %v, want %v, %v", c.adding, c.removing, got, g.Moving(), c.want, c.moving)
+		}
+		if replicas[:3][2] != "spare" {
+			t.Fatalf("the nodes were written behind the replicas: %v", replicas[:3])
+		}
 	}
 }

@@ -15,8 +15,8 @@ const (
 	MaxShards = 256
 	// MaxNodes bounds a cluster's nodes. A map with more is not decoded.
 	MaxNodes = 64
-	// ReplicasPerShard is how many nodes hold a shard in a cluster that has
-	// that many.
+	// ReplicasPerShard is how many nodes hold a shard, when nobody says
+	// otherwise, in a cluster that has that many.
 	ReplicasPerShard = 3
 )
 
@@ -36,8 +36,10 @@ func metaVoters(nodes int) int {
 // Found returns the first map of a cluster: the given nodes (sorted by ID) and
 // shards data shards with contiguous ranges of slots even to within one slot.
 // Each shard has min(replicas, nodes) replicas on distinct nodes; the replicas
-// a node holds, and the shards it should lead, are even to within one. shards =
-// 0 means ShardsPerNode for each node.
+// a node holds, and the shards it should lead, are even to within one. The map
+// keeps the number asked for, so that a small cluster's shards get more replicas
+// as it grows. shards = 0 means ShardsPerNode for each node, replicas = 0 means
+// ReplicasPerShard.
 func Found(cluster uint64, nodes []Node, shards, replicas int) (*Map, error) {
 	if shards == 0 {
 		shards = min(ShardsPerNode*len(nodes), MaxShards)
@@ -48,11 +50,14 @@ func Found(cluster uint64, nodes []Node, shards, replicas int) (*Map, error) {
 	if len(nodes) < 1 || len(nodes) > MaxNodes {
 		return nil, fmt.Errorf("%d nodes, want 1 to %d", len(nodes), MaxNodes)
 	}
-	if replicas < 1 {
-		return nil, fmt.Errorf("%d replicas of each shard, want at least 1", replicas)
+	if replicas == 0 {
+		replicas = ReplicasPerShard
 	}
+	if replicas < 1 || replicas > MaxNodes {
+		return nil, fmt.Errorf("%d replicas of each shard, want 1 to %d", replicas, MaxNodes)
+	}
+	m := &Map{Cluster: cluster, Epoch: 1, Replicas: replicas, Nodes: slices.Clone(nodes)}
 	replicas = min(replicas, len(nodes))
-	m := &Map{Cluster: cluster, Epoch: 1, Nodes: slices.Clone(nodes)}
 	m.Meta = Group{Shard: Meta, Generation: 1, Replicas: ring(nodes, 0, metaVoters(len(nodes)))}
 	// All replicas of all shards are dealt around the ring one by one, so the
 	// numbers on two nodes differ by at most one, and the replicas of one shard

@@ -168,6 +168,16 @@ func TestShardsByDefaultFollowTheNodes(t *testing.T) {
 	}
 }
 
+// A small cluster remembers how many replicas it was to have.
+func TestFoundKeepsTheReplicasAskedFor(t *testing.T) {
+	for _, c := range []struct{ asked, kept, has int }{{0, 3, 2}, {1, 1, 1}, {2, 2, 2}, {3, 3, 2}, {64, 64, 2}} {
+		m := found(t, 2, 4, c.asked)
+		if m.Replicas != c.kept || len(m.Groups[0].Replicas) != c.has {
+			t.Errorf("%d asked for: %d kept, shard 1 has %d, want %d and %d", c.asked, m.Replicas, len(m.Groups[0].Replicas), c.kept, c.has)
+		}
+	}
+}
+
 func TestFoundRefuses(t *testing.T) {
 	swapped := someNodes(2)
 	swapped[0], swapped[1] = swapped[1], swapped[0]
@@ -182,7 +192,8 @@ func TestFoundRefuses(t *testing.T) {
 		{"65 nodes", someNodes(65), 1, 3, "65 nodes, want 1 to 64"},
 		{"-1 shards", someNodes(3), -1, 3, "-1 shards, want 1 to 256"},
 		{"257 shards", someNodes(3), 257, 3, "257 shards, want 1 to 256"},
-		{"no replicas", someNodes(3), 6, 0, "0 replicas of each shard, want at least 1"},
+		{"-1 replicas", someNodes(3), 6, -1, "-1 replicas of each shard, want 1 to 64"},
+		{"65 replicas", someNodes(3), 6, 65, "65 replicas of each shard, want 1 to 64"},
 		{"nodes not sorted", swapped, 1, 3, `invalid map: node "n00" after "n01", want them sorted and distinct`},
 	} {
 		m, err := sharding.Found(42, c.nodes, c.shards, c.replicas)

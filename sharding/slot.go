@@ -39,8 +39,16 @@ func seeded(bucket uint64) (d xxhash.Digest) {
 // SlotOf returns the slot of a hash: its top 14 bits.
 func SlotOf(hash uint64) uint16 { return uint16(hash >> (64 - slotBits)) }
 
+// FirstHash returns the least hash of a slot; 0 for Slots, which is behind the
+// last one.
+func FirstHash(slot uint16) uint64 { return uint64(slot) << (64 - slotBits) }
+
 // Range is the slots First to Last, both inclusive.
 type Range struct{ First, Last uint16 }
 
 // Contains says whether the range holds slot.
 func (r Range) Contains(slot uint16) bool { return r.First <= slot && slot <= r.Last }
+
+// Next returns the first hash behind the range: where a walk in the order of
+// hashes goes on with the next shard. 0 at the end of all hashes.
+func (r Range) Next() (cursor uint64) { return FirstHash(r.Last + 1) }

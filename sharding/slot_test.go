@@ -67,6 +67,38 @@ func TestRangesHoldBothEnds(t *testing.T) {
 	}
 }
 
+func TestASlotsHashesBeginAtItsFirst(t *testing.T) {
+	for slot, want := range map[uint16]uint64{0: 0, 1: 1 << 50, 0x1fff: 0x1fff << 50, sharding.Slots - 1: 0xfffc << 48, sharding.Slots: 0} {
+		if got := sharding.FirstHash(slot); got != want {
+			t.Errorf("slot %d begins at hash %#x, want %#x", slot, got, want)
+		}
+	}
+	for slot := range uint16(sharding.Slots) {
+		first := sharding.FirstHash(slot)
+		if sharding.SlotOf(first) != slot || slot > 0 && sharding.SlotOf(first-1) != slot-1 {
+			t.Fatalf("hash %#x is of slot %d, the one before of %d, want %d to begin there", first, sharding.SlotOf(first), sharding.SlotOf(first-1), slot)
+		}
+	}
+}
+
+// A walk over all hashes goes from shard to shard and ends.
+func TestRangesFollowEachOther(t *testing.T) {
+	m := found(t, 3, 7, 3)
+	cursor := uint64(0)
+	for i := range m.Groups {
+		if got := m.GroupOf(sharding.SlotOf(cursor)); got != &m.Groups[i] {
+			t.Errorf("cursor %#x is in shard %d, want %d", cursor, got.Shard, i+1)
+		}
+		cursor = m.Groups[i].Range.Next()
+	}
+	if cursor != 0 {
+		t.Errorf("behind the last shard the cursor is %#x, want 0", cursor)
+	}
+	if got := (sharding.Range{First: 3, Last: 5}).Next(); got != 6<<50 {
+		t.Errorf("behind slot 5 the cursor is %#x, want %#x", got, uint64(6)<<50)
+	}
+}
+
 // Routing is on the path of every key.
 func TestRoutingDoesNotAllocate(t *testing.T) {
 	m := found(t, 3, 6, 3)
