@@ -44,7 +44,7 @@ func benchmarkAppend(b *testing.B, cfg Config, shards, size int) {
 	b.ResetTimer()
 	var wg sync.WaitGroup
 	for shard := range shards {
-		s := l.Shard(uint32(shard), 1)
+		s := l.Shard(uint32(shard))
 		calls := (b.N + shard) / shards
 		wg.Go(func() {
 			data := make([]byte, size)

@@ -14,6 +14,7 @@ import (
 type batch struct {
 	buf    []byte
 	frames []placed
+	delete uint64        // not 0: no record, but the records up to this are to be deleted
 	calls  int           // how many callers wait for this batch
 	done   chan struct{} // closed once the batch is durable or failed
 	err    error         // written before done is closed
@@ -21,50 +22,71 @@ type batch struct {
 
 // placed is a frame of a batch, to be applied to the positions once durable.
 type placed struct {
-	shard  *Shard
+	shard  *Shard // nil in a head, which concerns none
 	index  uint64
 	offset uint32
+	size   uint32
 	kind   byte
 }
 
-// submit queues the frames that fill places, which is called with Log.mu held
-// and returns the batch of the last one, and waits until that is durable. The
-// batches commit in order, so then all frames are. The queue is bounded by the
-// callers: each replica has one change in flight.
+// submit queues the frames that fill places and waits until they are durable.
+// The queue is bounded by the callers: each replica has one change in flight,
+// and Reclaim one record or so.
 func (l *Log) submit(fill func() *batch) error {
-	if err := l.fail.failure(); err != nil {
+	b, err := l.enqueue(fill)
+	if err != nil {
 		return err
 	}
+	return l.await(b)
+}
+
+// enqueue queues the frames that fill places, which is called with Log.mu held
+// and returns the batch of the last one, and returns that batch.
+func (l *Log) enqueue(fill func() *batch) (*batch, error) {
+	if err := l.fail.failure(); err != nil {
+		return nil, err
+	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.closed {
-		l.mu.Unlock()
-		return ErrClosed
+		return nil, ErrClosed
 	}
 	last := fill()
 	last.calls++
-	l.mu.Unlock()
 	l.signal()
+	return last, nil
+}
+
+// await waits until a batch is durable. The batches commit in order, so then all
+// that were queued before it are.
+func (l *Log) await(b *batch) error {
 	select {
-	case <-last.done:
-		return last.err
+	case <-b.done:
+		return b.err
 	case <-l.fail.failed: // the write may hang for ever
 		return l.fail.failure()
 	}
 }
 
 // place returns the batch that has room for a frame of size bytes and enters
-// the frame; the caller appends its bytes. Only an entry that is larger than
-// maxCommitBytes by itself exceeds it, and goes alone.
+// the frame; the caller appends its bytes.
 func (l *Log) place(s *Shard, kind byte, index uint64, size int) *batch {
-	var b *batch
-	if n := len(l.queue); n > 0 {
-		b = l.queue[n-1]
+	b := l.room(size)
+	b.frames = append(b.frames, placed{shard: s, kind: kind, index: index, offset: uint32(len(b.buf)), size: uint32(size)})
+	return b
+}
+
+// room returns the batch at the end of the queue, which it makes if the one
+// there has no room for size bytes.
+func (l *Log) room(size int) *batch {
+	if n := len(l.queue); n > 0 && l.queue[n-1].delete == 0 && len(l.queue[n-1].buf)+size <= l.commitBytes {
+		return l.queue[n-1]
 	}
-	if b == nil || len(b.buf)+size > maxCommitBytes {
-		b = &batch{done: make(chan struct{})}
-		l.queue = append(l.queue, b)
-	}
-	b.frames = append(b.frames, placed{shard: s, kind: kind, index: index, offset: uint32(len(b.buf))})
+	return l.push(&batch{done: make(chan struct{})})
+}
+
+func (l *Log) push(b *batch) *batch {
+	l.queue = append(l.queue, b)
 	return b
 }
 
@@ -128,7 +150,12 @@ func (l *Log) next(company int, until time.Time) *batch {
 // commit makes one batch durable, then visible, then known to its callers.
 func (l *Log) commit(b *batch) {
 	defer close(b.done)
+	if b.delete != 0 {
+		b.err = l.deleteRecords(b.delete)
+		return
+	}
 	seq := l.seq + 1
+	b.crashPoint(crashWrite)
 	began := time.Now()
 	b.err = l.fail.guard(func() error {
 		if err := l.journal.StoreLog(&raft.Log{Index: seq, Data: b.buf}); err != nil {
@@ -140,20 +167,41 @@ func (l *Log) commit(b *batch) {
 		return
 	}
 	took := time.Since(began)
+	b.crashPoint(crashWritten)
 	l.seq = seq
 	l.cache.put(seq, b.buf)
-	entries := uint64(0)
+	live := int64(0)
 	for _, f := range b.frames {
-		if f.kind == kindEntry {
-			entries++
+		if f.shard != nil {
+			live += f.shard.applied(f, seq)
 		}
-		f.shard.applied(f.kind, f.index, position{record: seq, offset: f.offset})
 	}
+	l.account(b, took, live)
+	b.crashPoint(crashVisible)
+}
+
+// account counts a batch that is durable and by which the bytes of live entries
+// changed so much.
+func (l *Log) account(b *batch, took time.Duration, live int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for _, f := range b.frames {
+		switch f.kind {
+		case kindEntry:
+			l.stats.Entries++
+		case kindCarry:
+			l.stats.Carried += uint64(f.size)
+		case kindDrop:
+			l.succeed(f.shard)
+		}
+	}
+	size := len(b.buf)
 	l.stats.Commits++
-	l.stats.Entries += entries
-	l.stats.Bytes += uint64(len(b.buf))
-	l.stats.LastCommitBytes = uint64(len(b.buf))
+	l.stats.Bytes += uint64(size)
+	l.stats.LastCommitBytes = uint64(size)
 	l.stats.SyncTime += took
+	l.stats.Journal += int64(size)
+	l.stats.Live += live
+	l.sizes = append(l.sizes, uint32(size))
+	l.tellFull()
 }

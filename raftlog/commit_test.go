@@ -35,7 +35,7 @@ func TestGroupCommit(t *testing.T) {
 		l := startTest(t, Config{}, j)
 		var wg sync.WaitGroup
 		store := func(shard uint32) {
-			wg.Go(func() { mustStore(t, l.Shard(shard, 1), run(shard, 1, 1, 100, 100)) })
+			wg.Go(func() { mustStore(t, l.Shard(shard), run(shard, 1, 1, 100, 100)) })
 			synctest.Wait()
 		}
 		store(1)
@@ -43,16 +43,16 @@ func TestGroupCommit(t *testing.T) {
 			store(shard)
 		}
 		for shard := uint32(1); shard <= 8; shard++ {
-			want(t, l.Shard(shard, 1), nil)
+			want(t, l.Shard(shard), nil)
 		}
 		j.gate <- nil
 		synctest.Wait()
-		want(t, l.Shard(1, 1), run(1, 1, 1, 100, 100))
-		want(t, l.Shard(2, 1), nil)
+		want(t, l.Shard(1), run(1, 1, 1, 100, 100))
+		want(t, l.Shard(2), nil)
 		j.gate <- nil
 		wg.Wait()
 		for shard := uint32(1); shard <= 8; shard++ {
-			want(t, l.Shard(shard, 1), run(shard, 1, 1, 100, 100))
+			want(t, l.Shard(shard), run(shard, 1, 1, 100, 100))
 		}
 		if got := l.Stats(); got.Commits != 2 || got.Entries != 16 || got.LastCommitBytes*8 != got.Bytes*7 {
 			t.Errorf("got %+v, want 2 commits, 16 entries, 7/8 of the bytes in the last", got)
@@ -69,7 +69,7 @@ func TestGather(t *testing.T) {
 	l.mu.Lock()
 	l.yields = math.MaxInt
 	l.mu.Unlock()
-	a, b := l.Shard(1, 1), l.Shard(2, 1)
+	a, b := l.Shard(1), l.Shard(2)
 	store := func(s *Shard, index uint64) chan error {
 		done := make(chan error, 1)
 		go func() { done <- s.StoreLog(entryOf(s.replica.shard, index, 1, 10)) }()
@@ -87,7 +87,7 @@ func TestGather(t *testing.T) {
 		answer(done)
 	}
 	// The first is being written while the next two queue up.
-	first := store(l.Shard(3, 1), 1)
+	first := store(l.Shard(3), 1)
 	waitQueued(l, 0)
 	second, third := store(a, 4), store(b, 1)
 	waitQueued(l, 2)
@@ -137,28 +137,28 @@ func waitQueued(l *Log, calls int) {
 }
 
 // A call above the size of a commit is split in order and answered after the
-// last part; an entry above it goes alone.
+// last part; the largest entry always fits.
 func TestLargeCalls(t *testing.T) {
 	const mib = 1 << 20
+	// The frames of the first three below have 1 MiB and entryFixedBytes each; the
+	// third entry has no extensions, the others 8 bytes.
+	rest := maxCommitBytes - 3*(mib+entryFixedBytes) - (entryFixedBytes + 8)
 	for name, c := range map[string]struct {
+		journal int64
 		sizes   []int
 		records uint64
 	}{
-		"fits":  {[]int{mib, mib, mib}, 1},
-		"split": {[]int{3 * mib / 2, 3 * mib / 2, 3 * mib / 2, 3 * mib / 2, 3 * mib / 2}, 3},
-		// Both entries have 8 bytes of extensions.
-		"exactly full":              {[]int{maxCommitBytes - 2*(entryFixedBytes+8), 0}, 1},
-		"one byte too many":         {[]int{maxCommitBytes - 2*(entryFixedBytes+8) + 1, 0}, 2},
-		"largest alone":             {[]int{10, maxEntryBytes - 8, 10}, 3},
-		"large ones alone":          {[]int{5 * mib, 6 * mib}, 2},
-		"largest, and small after":  {[]int{maxEntryBytes - 8, 10, 10, 10}, 2},
-		"small before, the largest": {[]int{10, 10, maxEntryBytes - 8}, 2},
+		"fits":              {0, []int{mib / 2, mib / 2, mib / 2, mib / 2}, 1},
+		"split":             {0, []int{mib - 8, mib - 8, mib, mib - 8, mib - 8}, 2},
+		"exactly full":      {0, []int{mib - 8, mib - 8, mib, rest}, 1},
+		"one byte too many": {0, []int{mib - 8, mib - 8, mib, rest + 1}, 2},
+		"small journal":     {minJournalBytes, []int{10, mib - 8, mib, 10, 10}, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				j := newGatedJournal()
-				l := startTest(t, Config{}, j)
-				s := l.Shard(1, 1)
+				l := startTest(t, Config{JournalBytes: c.journal}, j)
+				s := l.Shard(1)
 				entries := run(1, 1, 1, c.sizes...)
 				var answered atomic.Bool
 				var wg sync.WaitGroup
@@ -180,7 +180,7 @@ func TestLargeCalls(t *testing.T) {
 				}
 				mustClose(t, l)
 				l = startTest(t, Config{CacheBytes: 1}, j)
-				want(t, l.Shard(1, 1), entries)
+				want(t, l.Shard(1), entries)
 				mustClose(t, l)
 			})
 		})
@@ -188,10 +188,10 @@ func TestLargeCalls(t *testing.T) {
 	t.Run("too large", func(t *testing.T) {
 		l := startTest(t, Config{}, newMemJournal())
 		defer mustClose(t, l)
-		if err := l.Shard(1, 1).StoreLogs(run(1, 1, 1, 10, maxEntryBytes+1)); err == nil {
+		if err := l.Shard(1).StoreLogs(run(1, 1, 1, 10, maxEntryBytes+1)); err == nil {
 			t.Error("got no error")
 		}
-		want(t, l.Shard(1, 1), nil)
+		want(t, l.Shard(1), nil)
 	})
 }
 
@@ -206,7 +206,7 @@ func TestConcurrentShards(t *testing.T) {
 			l := mustOpenSmall(t, cfg)
 			var wg sync.WaitGroup
 			for shard := uint32(1); shard <= shards; shard++ {
-				s := l.Shard(shard, 1)
+				s := l.Shard(shard)
 				acks := make(chan uint64, calls)
 				wg.Go(func() {
 					defer close(acks)
@@ -227,7 +227,7 @@ func TestConcurrentShards(t *testing.T) {
 					for i := uint64(0); i < calls; i++ {
 						entries = append(entries, run(shard, 2*i+1, 1, 300, int(i*20))...)
 					}
-					want(t, l.Shard(shard, 1), entries)
+					want(t, l.Shard(shard), entries)
 				}
 				mustClose(t, l)
 				l = mustOpenSmall(t, cfg)
@@ -251,34 +251,11 @@ func readTail(t *testing.T, s *Shard, acks <-chan uint64) {
 	}
 }
 
-// A shard that left the node and came back does not meet its old entries.
-func TestGenerationsAreApart(t *testing.T) {
-	j := newMemJournal()
-	l := startTest(t, Config{}, j)
-	old, back := l.Shard(1, 1), l.Shard(1, 2)
-	mustStore(t, old, run(1, 1, 1, 10, 10, 10))
-	want(t, back, nil)
-	mustStore(t, back, run(1, 2, 9, 10))
-	if err := back.DeleteRange(2, 2); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if l.Shard(1, 1) != l.Shard(1, 1) || l.Shard(1, 1) == l.Shard(1, 2) {
-			t.Error("want one object per shard and generation")
-		}
-		want(t, l.Shard(1, 1), run(1, 1, 1, 10, 10, 10))
-		want(t, l.Shard(1, 2), nil)
-		mustClose(t, l)
-		l = startTest(t, Config{}, j)
-	}
-	mustClose(t, l)
-}
-
 // A change is checked against a log that no other change is about to alter.
 func TestChangesOfOneShardTakeTurns(t *testing.T) {
 	j := newGatedJournal()
 	l := startTest(t, Config{}, j)
-	s := l.Shard(1, 1)
+	s := l.Shard(1)
 	done := make(chan error, 1)
 	store := func(entries []*raft.Log) { go func() { done <- s.StoreLogs(entries) }() }
 	answer := func() {
@@ -313,7 +290,7 @@ func TestGatherWithoutClock(t *testing.T) {
 		l := startTest(t, Config{}, j)
 		var wg sync.WaitGroup
 		store := func(shard uint32, index uint64) {
-			wg.Go(func() { mustStore(t, l.Shard(shard, 1), run(shard, index, 1, 10)) })
+			wg.Go(func() { mustStore(t, l.Shard(shard), run(shard, index, 1, 10)) })
 			synctest.Wait()
 		}
 		store(1, 1)
@@ -335,12 +312,12 @@ func TestEntriesAreCopied(t *testing.T) {
 	defer mustClose(t, l)
 	e := entryOf(1, 1, 1, 100)
 	before := fmt.Sprintf("%+v", *e)
-	mustStore(t, l.Shard(1, 1), []*raft.Log{e})
+	mustStore(t, l.Shard(1), []*raft.Log{e})
 	if after := fmt.Sprintf("%+v", *e); after != before {
 		t.Errorf("the caller's entry changed: got %s, want %s", after, before)
 	}
 	clear(e.Data)
-	want(t, l.Shard(1, 1), run(1, 1, 1, 100))
+	want(t, l.Shard(1), run(1, 1, 1, 100))
 }
 
 func TestIsNotMonotonic(t *testing.T) {
@@ -353,6 +330,7 @@ func TestIsNotMonotonic(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"no dir": {}, "store": {Dir: "x", Store: "tape"}, "gather": {Dir: "x", Gather: -1}, "cache": {Dir: "x", CacheBytes: -1},
+		"journal": {Dir: "x", JournalBytes: -1}, "small journal": {Dir: "x", JournalBytes: minJournalBytes - 1},
 	} {
 		if _, err := Open(cfg); err == nil {
 			t.Errorf("%s: got no error", name)

@@ -25,20 +25,32 @@ const (
 
 	// defaultCacheBytes holds a few seconds of writes, which is what replication
 	// and apply read back.
-	defaultCacheBytes = 64 << 20
+	defaultCacheBytes = 32 << 20
+
+	// defaultJournalBytes is a few minutes of heavy writing: what a replica that
+	// was away for less finds here, it need not fetch as a snapshot.
+	defaultJournalBytes = 512 << 20
+
+	// minJournalBytes is enough for some raft-wal files that hold some records
+	// each; below, most of the journal would be the one being written.
+	minJournalBytes = 8 << 20
+
+	// journalParts is how many raft-wal files make JournalBytes, so that what can
+	// only be given back whole is a small part.
+	journalParts = 8
 
 	// maxCommitBytes bounds one record: a read of one entry reads its whole
 	// record, and a record delays everybody who waits for it.
 	maxCommitBytes = 4 << 20
 
-	// maxEntryBytes bounds data and extensions of one entry: the largest value a
-	// user may store and its envelope. raft-wal writes records that it cannot
-	// read back from 64 MiB on, far above.
-	maxEntryBytes = 8<<20 + 64<<10
+	// maxEntryBytes bounds data and extensions of one entry: raft bounds its
+	// messages by entries, so this is what bounds their bytes.
+	maxEntryBytes = 1 << 20
 
-	// segmentBytes is the size of one raft-wal file, pre-allocated, and so the
-	// unit in which space can be given back.
-	segmentBytes = 64 << 20
+	// maxSegmentBytes and minSegmentBytes bound the size of one raft-wal file. It
+	// is pre-allocated, and the unit in which space can be given back.
+	maxSegmentBytes = 64 << 20
+	minSegmentBytes = 1 << 20
 
 	// stallLimit is the longest a write may take before the disk counts as
 	// broken: raft keeps a leader whose disk hangs (hashicorp/raft#503).
@@ -57,7 +69,12 @@ type Config struct {
 	Dir        string        // created if absent; the journal is Dir/journal
 	Store      string        // StoreWAL (default) or StoreBolt
 	Gather     time.Duration // how long a commit waits for the callers of the one before it; default 100 µs
-	CacheBytes int64         // recent records kept in memory, bytes over all shards; default 64 MiB
+	CacheBytes int64         // recent records kept in memory, bytes over all shards; default 32 MiB
+
+	// JournalBytes is the size of the journal above which Full asks for a
+	// Reclaim; default 512 MiB, at least 8 MiB. On disk raft-wal adds up to two
+	// files of an eighth of it, 64 MiB at most; a bbolt file does not shrink.
+	JournalBytes int64
 
 	// Fatal is called once, when a write failed or hung; the process must stop.
 	// It runs on a goroutine of the log and so must not call Close. nil panics.
@@ -88,17 +105,44 @@ func (c Config) withDefaults() (Config, error) {
 	if c.CacheBytes == 0 {
 		c.CacheBytes = defaultCacheBytes
 	}
+	if c.JournalBytes == 0 {
+		c.JournalBytes = defaultJournalBytes
+	}
+	if c.JournalBytes < minJournalBytes {
+		return c, fmt.Errorf("raftlog: JournalBytes is %d, want 0 (the default) or at least %d", c.JournalBytes, int64(minJournalBytes))
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c, nil
 }
 
-// Stats are counters since Open.
+// segmentBytes is the size of one raft-wal file.
+func (c Config) segmentBytes() int {
+	return int(min(max(c.JournalBytes/journalParts, minSegmentBytes), maxSegmentBytes))
+}
+
+// commitBytes is the most a record may have. The largest entry always fits,
+// with the trim that may have to go before it.
+func (c Config) commitBytes() int {
+	return int(min(max(c.JournalBytes/journalParts, maxFrameBytes+markBytes), maxCommitBytes))
+}
+
+// Stats are counters since Open, and the size now.
 type Stats struct {
 	Commits         uint64        // records written, one sync each
-	Entries         uint64        // raft entries in them
+	Entries         uint64        // raft entries in them, without those carried forward
 	Bytes           uint64        // bytes of frames in them
 	LastCommitBytes uint64        // bytes of frames in the latest record
 	SyncTime        time.Duration // spent writing and syncing
+	Carried         uint64        // bytes of frames carried forward
+	Reclaimed       uint64        // bytes of frames in the records deleted
+	Journal         int64         // as in Size
+	Live            int64         // as in Size
+}
+
+// Size is what the journal holds, in bytes of frames.
+type Size struct {
+	Journal int64 // in all records
+	Live    int64 // of entries that can be read, which is the least Reclaim can leave
 }

@@ -23,7 +23,7 @@ func TestWriteErrorPoisons(t *testing.T) {
 			}
 			fatal.Add(1)
 		}}, j)
-		good := l.Shard(1, 1)
+		good := l.Shard(1)
 		var wg sync.WaitGroup
 		wg.Go(func() { mustStore(t, good, run(1, 1, 1, 10, 10, 10)) })
 		j.gate <- nil
@@ -31,7 +31,7 @@ func TestWriteErrorPoisons(t *testing.T) {
 		// One is being written, three wait in the queue.
 		for shard := uint32(1); shard <= 4; shard++ {
 			wg.Go(func() {
-				if err := l.Shard(shard, 1).StoreLog(entryOf(shard, 4, 1, 10)); !errors.Is(err, errDisk) {
+				if err := l.Shard(shard).StoreLog(entryOf(shard, 4, 1, 10)); !errors.Is(err, errDisk) {
 					t.Errorf("shard %d: got %v, want errDisk", shard, err)
 				}
 			})
@@ -57,7 +57,7 @@ func TestWriteErrorPoisons(t *testing.T) {
 			t.Errorf("Fatal was called %d times, want once", got)
 		}
 		want(t, good, run(1, 1, 1, 10, 10, 10))
-		want(t, l.Shard(2, 1), nil)
+		want(t, l.Shard(2), nil)
 		if last, err := j.LastIndex(); err != nil || last != 1 {
 			t.Errorf("journal: got %d records, %v, want 1", last, err)
 		}
@@ -73,14 +73,14 @@ func TestHungWritePoisons(t *testing.T) {
 		l := startTest(t, Config{Fatal: func(err error) { fatal <- err }}, j)
 		// A write just below the limit is none of the watchdog's business.
 		var wg sync.WaitGroup
-		wg.Go(func() { mustStore(t, l.Shard(1, 1), run(1, 1, 1, 10)) })
+		wg.Go(func() { mustStore(t, l.Shard(1), run(1, 1, 1, 10)) })
 		time.Sleep(stallLimit - time.Millisecond)
 		j.gate <- nil
 		wg.Wait()
 
 		began := time.Now()
 		var answer error
-		wg.Go(func() { answer = l.Shard(1, 1).StoreLog(entryOf(1, 2, 1, 10)) })
+		wg.Go(func() { answer = l.Shard(1).StoreLog(entryOf(1, 2, 1, 10)) })
 		err := <-fatal
 		if took := time.Since(began); took < stallLimit || took > stallLimit+watchPeriod {
 			t.Errorf("Fatal after %v, want %v to %v", took, stallLimit, stallLimit+watchPeriod)
@@ -91,8 +91,8 @@ func TestHungWritePoisons(t *testing.T) {
 		}
 		j.gate <- nil // the disk comes back
 		synctest.Wait()
-		want(t, l.Shard(1, 1), run(1, 1, 1, 10))
-		if err := l.Shard(1, 1).StoreLog(entryOf(1, 2, 1, 10)); err != answer { // the very same
+		want(t, l.Shard(1), run(1, 1, 1, 10))
+		if err := l.Shard(1).StoreLog(entryOf(1, 2, 1, 10)); err != answer { // the very same
 			t.Errorf("later append: got %v, want %v", err, answer)
 		}
 		if len(fatal) != 0 {
@@ -123,7 +123,7 @@ func (unreadableJournal) GetLog(uint64, *raft.Log) error { return errDisk }
 func TestUnreadableEntryPoisons(t *testing.T) {
 	fatal := make(chan error, 2)
 	l := startTest(t, Config{CacheBytes: 1, Fatal: func(err error) { fatal <- err }}, unreadableJournal{newMemJournal()})
-	s := l.Shard(1, 1)
+	s := l.Shard(1)
 	mustStore(t, s, run(1, 1, 1, 100, 100))
 	var e raft.Log
 	if err := s.GetLog(9, &e); err != raft.ErrLogNotFound { // raft compares with ==

@@ -17,10 +17,10 @@ import (
 //	 0  4  length of what follows the checksum
 //	 4  4  CRC-32C of what follows
 //	 8  1  kind
-//	 9  4  shard
-//	13  8  generation
-//	21  8  index
-//	29  8  term (0 in cut and trim, which end here)
+//	 9  4  shard (0 in head)
+//	13  8  generation (0 in head)
+//	21  8  index (0 in drop)
+//	29  8  term (0 in cut, trim, drop and head, which end here)
 //	37  1  raft log type
 //	38  8  appended at, Unix nanoseconds, or the smallest int64 for no time
 //	46  4  length of the extensions
@@ -28,14 +28,17 @@ import (
 //
 // Kinds are never reused, so that an older program refuses what it does not know.
 const (
-	kindEntry byte = 1 // one raft entry
+	kindEntry byte = 1 // one raft entry; everything above index is deleted
 	kindCut   byte = 2 // everything at or above index is deleted
 	kindTrim  byte = 3 // everything below index is deleted
+	kindCarry byte = 4 // an entry of the log again, from a record that is to go
+	kindDrop  byte = 5 // the generation ends, with all its entries
+	kindHead  byte = 6 // the records up to number index are no longer needed
 )
 
 const (
 	prefixBytes     = 8
-	markBytes       = 37 // a whole cut or trim
+	markBytes       = 37 // a whole cut, trim, drop or head
 	entryFixedBytes = 50
 	maxFrameBytes   = entryFixedBytes + maxEntryBytes
 
@@ -54,6 +57,7 @@ type replica struct {
 
 // frame is a decoded frame. Its byte slices alias the record.
 type frame struct {
+	bytes      []byte // all of it
 	kind       byte
 	replica    replica
 	index      uint64
@@ -85,7 +89,15 @@ func appendEntry(b []byte, r replica, e *raft.Log) []byte {
 	return seal(b, start)
 }
 
-// appendMark appends a cut or a trim.
+// appendCarry appends what is in frame, an entry, as one that is carried forward.
+func appendCarry(b, frame []byte) []byte {
+	start := len(b)
+	b = append(b, frame...)
+	b[start+prefixBytes] = kindCarry
+	return seal(b, start)
+}
+
+// appendMark appends a cut, a trim, a drop or a head.
 func appendMark(b []byte, kind byte, r replica, index uint64) []byte {
 	start := len(b)
 	return seal(appendHead(b, kind, r, index, 0), start)
@@ -134,15 +146,16 @@ func checkFrame(b []byte) error {
 	return nil
 }
 
-// parseFrame decodes the frame at the start of b and returns its length. It
-// does not verify the checksum: that is done once, when a record is read.
-func parseFrame(b []byte) (frame, int, error) {
+// parseFrame decodes the frame at the start of b. It does not verify the
+// checksum: that is done once, when a record is read.
+func parseFrame(b []byte) (frame, error) {
 	n, err := frameBytes(b)
 	if err != nil {
-		return frame{}, 0, err
+		return frame{}, err
 	}
 	f := frame{
-		kind: b[8],
+		bytes: b[:n:n],
+		kind:  b[8],
 		replica: replica{
 			shard:      binary.BigEndian.Uint32(b[9:]),
 			generation: binary.BigEndian.Uint64(b[13:]),
@@ -150,36 +163,49 @@ func parseFrame(b []byte) (frame, int, error) {
 		index: binary.BigEndian.Uint64(b[21:]),
 		term:  binary.BigEndian.Uint64(b[29:]),
 	}
-	if f.index == 0 {
-		return frame{}, 0, fmt.Errorf("frame of shard %d: got index 0, want 1 or more", f.replica.shard)
+	if (f.index == 0) != (f.kind == kindDrop) {
+		return frame{}, fmt.Errorf("frame of shard %d, kind %d: got index %d, want 0 in a drop, 1 or more in all others",
+			f.replica.shard, f.kind, f.index)
 	}
 	switch f.kind {
-	case kindCut, kindTrim:
-		if n != markBytes || f.term != 0 {
-			return frame{}, 0, fmt.Errorf("frame of shard %d, kind %d: got length %d and term %d, want %d and 0",
-				f.replica.shard, f.kind, n, f.term, markBytes)
-		}
-		return f, n, nil
-	case kindEntry:
-	default:
-		return frame{}, 0, fmt.Errorf("frame of shard %d: got kind %d, want %d to %d",
-			f.replica.shard, f.kind, kindEntry, kindTrim)
+	case kindCut, kindTrim, kindDrop, kindHead:
+		return parseMark(f)
+	case kindEntry, kindCarry:
+		return parseEntry(f)
 	}
+	return frame{}, fmt.Errorf("frame of shard %d: got kind %d, want %d to %d",
+		f.replica.shard, f.kind, kindEntry, kindHead)
+}
+
+func parseMark(f frame) (frame, error) {
+	n := len(f.bytes)
+	if n != markBytes || f.term != 0 {
+		return frame{}, fmt.Errorf("frame of shard %d, kind %d: got length %d and term %d, want %d and 0",
+			f.replica.shard, f.kind, n, f.term, markBytes)
+	}
+	if f.kind == kindHead && f.replica != (replica{}) {
+		return frame{}, fmt.Errorf("head: got shard %d generation %d, want 0 and 0", f.replica.shard, f.replica.generation)
+	}
+	return f, nil
+}
+
+func parseEntry(f frame) (frame, error) {
+	b, n := f.bytes, len(f.bytes)
 	if n < entryFixedBytes {
-		return frame{}, 0, fmt.Errorf("entry of shard %d: got length %d, want %d or more",
+		return frame{}, fmt.Errorf("entry of shard %d: got length %d, want %d or more",
 			f.replica.shard, n, entryFixedBytes)
 	}
 	extensions := uint64(binary.BigEndian.Uint32(b[46:]))
 	if extensions > uint64(n-entryFixedBytes) {
-		return frame{}, 0, fmt.Errorf("entry of shard %d: got %d bytes of extensions, want at most %d",
+		return frame{}, fmt.Errorf("entry of shard %d: got %d bytes of extensions, want at most %d",
 			f.replica.shard, extensions, n-entryFixedBytes)
 	}
 	f.logType = raft.LogType(b[37])
 	f.appended = int64(binary.BigEndian.Uint64(b[38:]))
 	split := entryFixedBytes + int(extensions)
 	f.extensions = b[entryFixedBytes:split:split]
-	f.data = b[split:n:n]
-	return f, n, nil
+	f.data = b[split:]
+	return f, nil
 }
 
 // entry returns the raft entry of f, sharing its bytes.
@@ -206,14 +232,14 @@ func walk(record []byte, visit func(offset int, f frame) error) error {
 		if err := checkFrame(record[offset:]); err != nil {
 			return fmt.Errorf("offset %d: %w", offset, err)
 		}
-		f, n, err := parseFrame(record[offset:])
+		f, err := parseFrame(record[offset:])
 		if err != nil {
 			return fmt.Errorf("offset %d: %w", offset, err)
 		}
 		if err := visit(offset, f); err != nil {
 			return fmt.Errorf("offset %d: shard %d generation %d: %w", offset, f.replica.shard, f.replica.generation, err)
 		}
-		offset += n
+		offset += len(f.bytes)
 	}
 	return nil
 }

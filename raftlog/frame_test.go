@@ -42,6 +42,22 @@ var golden = []struct {
 		bytes: "0000001d9248ada803ffffffffffffffffffffffff00000000000000010000000000000000",
 		frame: frame{kind: kindTrim, replica: replica{math.MaxUint32, math.MaxUint64}, index: 1},
 	},
+	{
+		name:  "carry",
+		bytes: "000000310ff3518e04000000030000000000000007000000000000010200000000000000050517979cfe3d85cd1500000002787968656c6c6f",
+		frame: frame{kind: kindCarry, replica: replica{3, 7}},
+		entry: &raft.Log{Index: 258, Term: 5, Type: raft.LogConfiguration, AppendedAt: time.Unix(0, 1700000000123456789), Extensions: []byte("xy"), Data: []byte("hello")},
+	},
+	{
+		name:  "drop",
+		bytes: "0000001d857191510500000003000000000000000700000000000000000000000000000000",
+		frame: frame{kind: kindDrop, replica: replica{3, 7}},
+	},
+	{
+		name:  "head",
+		bytes: "0000001d563924c00600000000000000000000000000000000000001020000000000000000",
+		frame: frame{kind: kindHead, index: 258},
+	},
 }
 
 func unhex(t testing.TB, s string) []byte {
@@ -63,6 +79,9 @@ func TestGoldenFrames(t *testing.T) {
 				if len(got) != entryBytes(g.entry) {
 					t.Errorf("entryBytes: got %d, want %d", entryBytes(g.entry), len(got))
 				}
+				if g.frame.kind == kindCarry {
+					got = appendCarry(nil, got)
+				}
 			} else {
 				got = appendMark(nil, g.frame.kind, g.frame.replica, g.frame.index)
 			}
@@ -72,9 +91,9 @@ func TestGoldenFrames(t *testing.T) {
 			if err := checkFrame(want); err != nil {
 				t.Fatal(err)
 			}
-			f, n, err := parseFrame(append(want, 0xff))
-			if err != nil || n != len(want) {
-				t.Fatalf("parse: got length %d, %v, want %d", n, err, len(want))
+			f, err := parseFrame(append(want, 0xff))
+			if err != nil || !bytes.Equal(f.bytes, want) {
+				t.Fatalf("parse: got %x, %v, want %x", f.bytes, err, want)
 			}
 			if f.kind != g.frame.kind || f.replica != g.frame.replica {
 				t.Errorf("parse: got kind %d of %+v, want %d of %+v", f.kind, f.replica, g.frame.kind, g.frame.replica)
@@ -95,7 +114,7 @@ func TestGoldenFrames(t *testing.T) {
 
 func TestDamagedFrames(t *testing.T) {
 	entry := unhex(t, golden[0].bytes)
-	cut := unhex(t, golden[2].bytes)
+	cut, drop, head := unhex(t, golden[2].bytes), unhex(t, golden[5].bytes), unhex(t, golden[6].bytes)
 	// with changes a frame and makes its checksum right again.
 	with := func(b []byte, change func(b []byte)) []byte {
 		b = bytes.Clone(b)
@@ -113,8 +132,13 @@ func TestDamagedFrames(t *testing.T) {
 		"length too small":    {with(cut, func(b []byte) { b[3]-- }), "shard 3: got length 36"},
 		"length enormous":     {with(entry, func(b []byte) { b[0] = 0xff }), "shard 3: got length 4278190137"},
 		"flipped bit":         {append(bytes.Clone(entry[:40]), append([]byte{entry[40] ^ 4}, entry[41:]...)...), "shard 3: got checksum"},
-		"unknown kind":        {with(entry, func(b []byte) { b[8] = 9 }), "got kind 9"},
+		"unknown kind":        {with(entry, func(b []byte) { b[8] = 9 }), "got kind 9, want 1 to 6"},
 		"index zero":          {with(cut, func(b []byte) { clear(b[21:29]) }), "got index 0"},
+		"drop with an index":  {with(drop, func(b []byte) { b[28] = 1 }), "got index 1, want 0 in a drop"},
+		"head of a shard":     {with(head, func(b []byte) { b[12] = 3 }), "head: got shard 3"},
+		"head of a stay":      {with(head, func(b []byte) { b[20] = 3 }), "head: got shard 0 generation 3"},
+		"head with more":      {with(append(bytes.Clone(head), 0), func(b []byte) { b[3]++ }), "got length 38"},
+		"carry too short":     {with(cut, func(b []byte) { b[8] = kindCarry }), "want 50 or more"},
 		"cut with a term":     {with(cut, func(b []byte) { b[36] = 1 }), "term 1"},
 		"cut kind on entry":   {with(entry, func(b []byte) { b[8] = kindCut }), "got length 57"},
 		"entry too short":     {with(cut, func(b []byte) { b[8] = kindEntry }), "want 50 or more"},
@@ -151,12 +175,15 @@ func FuzzRecord(f *testing.F) {
 				t.Fatalf("offset: got %d, want %d", offset, len(again))
 			}
 			held += cap(f.data) + cap(f.extensions)
-			if f.kind != kindEntry {
-				again = appendMark(again, f.kind, f.replica, f.index)
-				return nil
-			}
 			e := f.entry()
-			again = appendEntry(again, f.replica, &e)
+			switch f.kind {
+			case kindEntry:
+				again = appendEntry(again, f.replica, &e)
+			case kindCarry:
+				again = appendCarry(again, appendEntry(nil, f.replica, &e))
+			default:
+				again = appendMark(again, f.kind, f.replica, f.index)
+			}
 			return nil
 		})
 		if held > len(record) {
@@ -171,7 +198,7 @@ func FuzzRecord(f *testing.F) {
 func TestParseAllocatesNothing(t *testing.T) {
 	frame := appendEntry(nil, replica{1, 1}, entryOf(1, 4, 1, 64<<10))
 	if n := testing.AllocsPerRun(10, func() {
-		if _, _, err := parseFrame(frame); err != nil {
+		if _, err := parseFrame(frame); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {
@@ -202,5 +229,10 @@ func TestCacheIsBoundedInBytes(t *testing.T) {
 	c.put(200, make([]byte, 1001))
 	if _, ok := c.get(200); ok || c.bytes == 0 {
 		t.Error("a record above the limit was cached, want it refused and the others kept")
+	}
+	c.drop(100)
+	c.put(99, make([]byte, 10)) // a reader that was slow
+	if len(c.records) != 1 || len(c.order) != 1 || c.bytes != 200 || c.records[100] == nil {
+		t.Errorf("after the deletion of all up to 99: %d records of %d bytes, want number 100 of 200 bytes", len(c.records), c.bytes)
 	}
 }

@@ -23,6 +23,10 @@ const (
 	// boltLockWait is how long to wait for bbolt's file lock: long enough for a
 	// process that is closing, short enough to tell the user.
 	boltLockWait = time.Second
+
+	// boltDeletePiece is how many records of a bbolt journal to delete in one
+	// transaction, which holds up the next commit: some 10 ms.
+	boltDeletePiece = 1000
 )
 
 // openJournal opens the journal that cfg names, creating it if there is none.
@@ -31,23 +35,31 @@ func openJournal(cfg Config, segment int) (journal, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, err
 	}
-	// One journal per directory: opening the other kind would find it empty, and
-	// a node that forgot its log must not vote.
-	other := journalBolt
-	if cfg.Store == StoreBolt {
-		other = metadb.FileName
-	}
-	_, err := os.Stat(filepath.Join(dir, other))
-	if err == nil {
-		return nil, fmt.Errorf("found %s of the other kind of journal in %s, want none", other, dir)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err := wantKind(dir, cfg.Store); err != nil {
 		return nil, err
 	}
 	if cfg.Store == StoreBolt {
 		return openBolt(filepath.Join(dir, journalBolt))
 	}
 	return openWAL(dir, segment, cfg.Logger)
+}
+
+// wantKind fails if dir has a journal of another kind than store. One journal
+// per directory: opening the other kind would find it empty, and a node that
+// forgot its log must not vote.
+func wantKind(dir, store string) error {
+	other := journalBolt
+	if store == StoreBolt {
+		other = metadb.FileName
+	}
+	_, err := os.Stat(filepath.Join(dir, other))
+	switch {
+	case err == nil:
+		return fmt.Errorf("found %s of the other kind of journal in %s, want none", other, dir)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	return err
 }
 
 // openWAL opens raft-wal in dir, after mending what it cannot mend itself.

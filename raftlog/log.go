@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,24 +22,33 @@ type journal interface {
 
 // Log is the journal of one node, shared by the logs of all its replicas.
 type Log struct {
-	gather  time.Duration
-	journal journal
-	fail    *failStop
-	cache   *cache
+	gather      time.Duration
+	limit       int64  // Config.JournalBytes
+	commitBytes int    // the most a record may have
+	deletePiece uint64 // the most records to delete at once
+	journal     journal
+	fail        *failStop
+	cache       *cache
 
-	mu       sync.Mutex // guards what follows, up to the next empty line
-	replicas map[replica]*Shard
-	queue    []*batch // in the order of commit; the last one still grows
-	closed   bool
-	stats    Stats
-	yields   int // maxYields, but for a test
+	mu     sync.Mutex        // guards what follows, up to the next empty line
+	shards map[uint32]*Shard // the current stay of each shard
+	queue  []*batch          // in the order of commit; the last one still grows
+	closed bool
+	stats  Stats    // Journal and Live are kept up to date
+	first  uint64   // the first record of the journal
+	sizes  []uint32 // bytes of frames in each record from first on
+	kept   int64    // Live when the last Reclaim ended
+	told   int64    // the size at which Full got its last token since then
+	yields int      // maxYields, but for a test
 
+	full chan struct{} // 1 slot: Full
 	wake chan struct{} // 1 slot: the queue or closed changed
 	done chan struct{} // closed when the committer has ended
 	seq  uint64        // the last record written; only rebuild, then the committer
 
-	closing  sync.Once
-	closeErr error // written inside closing
+	reclaiming sync.Mutex // one Reclaim at a time; Close waits for it
+	closing    sync.Once
+	closeErr   error // written inside closing
 }
 
 // Open opens the log in cfg.Dir, verifies every frame in it and finds the
@@ -47,36 +58,50 @@ func Open(cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	j, err := openJournal(cfg, segmentBytes)
+	j, err := openJournal(cfg, cfg.segmentBytes())
 	if err != nil {
 		return nil, fmt.Errorf("raftlog: open %s journal in %s: %w", cfg.Store, cfg.Dir, err)
 	}
-	return start(cfg, j)
+	return start(newLog(cfg, j), cfg)
 }
 
-// start runs a log on j, which it closes if it cannot.
-func start(cfg Config, j journal) (*Log, error) {
+func newLog(cfg Config, j journal) *Log {
 	l := &Log{
-		gather:   cfg.Gather,
-		journal:  j,
-		cache:    newCache(cfg.CacheBytes),
-		replicas: make(map[replica]*Shard),
-		yields:   maxYields,
-		wake:     make(chan struct{}, 1),
-		done:     make(chan struct{}),
+		gather:      cfg.Gather,
+		limit:       cfg.JournalBytes,
+		commitBytes: cfg.commitBytes(),
+		deletePiece: math.MaxUint64,
+		journal:     j,
+		cache:       newCache(cfg.CacheBytes),
+		shards:      make(map[uint32]*Shard),
+		yields:      maxYields,
+		full:        make(chan struct{}, 1),
+		wake:        make(chan struct{}, 1),
+		done:        make(chan struct{}),
 	}
+	if cfg.Store == StoreBolt {
+		l.deletePiece = boltDeletePiece
+	}
+	return l
+}
+
+// start runs l, whose journal it closes if it cannot.
+func start(l *Log, cfg Config) (*Log, error) {
 	began := time.Now()
 	if err := l.rebuild(); err != nil {
-		return nil, errors.Join(fmt.Errorf("raftlog: %w", err), j.Close())
+		return nil, errors.Join(fmt.Errorf("raftlog: %w", err), l.journal.Close())
 	}
-	cfg.Logger.Info("raft log open", slog.String("store", cfg.Store), slog.Uint64("records", l.seq),
-		slog.Int("replicas", len(l.replicas)), slog.Duration("took", time.Since(began)))
+	cfg.Logger.Info("raft log open", slog.String("store", cfg.Store),
+		slog.Uint64("first_record", l.first), slog.Int("records", len(l.sizes)),
+		slog.Int64("bytes", l.stats.Journal), slog.Int64("live_bytes", l.stats.Live),
+		slog.Int("shards", len(l.shards)), slog.Duration("took", time.Since(began)))
 	l.fail = newFailStop(cfg.Fatal)
 	go l.commitLoop()
 	return l, nil
 }
 
-// Close commits what was submitted, ends the committer and closes the journal.
+// Close commits what was submitted, ends the committer, waits for the Reclaim
+// under way, which then fails, and closes the journal.
 // A second call waits for the first and answers the same. While a write hangs
 // Close hangs too: the process must stop then.
 func (l *Log) Close() error {
@@ -86,26 +111,55 @@ func (l *Log) Close() error {
 	l.signal()
 	<-l.done
 	l.closing.Do(func() {
+		l.reclaiming.Lock()
+		defer l.reclaiming.Unlock()
 		l.fail.close()
 		l.closeErr = l.journal.Close()
 	})
 	return l.closeErr
 }
 
-// Shard returns the log of one replica: the same object for the same arguments.
-func (l *Log) Shard(shard uint32, generation uint64) *Shard {
+// Shard returns the log of the current stay of a shard on this node: the same
+// object until that is dropped, then one of the next generation. The first stay
+// has generation 1, and so has one that finds no trace of an earlier one.
+func (l *Log) Shard(shard uint32) *Shard {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.shardLocked(replica{shard, generation})
+	return l.stay(replica{shard, 1})
 }
 
-func (l *Log) shardLocked(r replica) *Shard {
-	s := l.replicas[r]
+// stay returns the current stay of r's shard, which is r if there is none. Log.mu
+// is held, or nobody else knows the log yet.
+func (l *Log) stay(r replica) *Shard {
+	s := l.shards[r.shard]
 	if s == nil {
 		s = &Shard{log: l, replica: r}
-		l.replicas[r] = s
+		l.shards[r.shard] = s
 	}
 	return s
+}
+
+// succeed replaces a stay that was dropped. Log.mu is held, or nobody else knows
+// the log yet.
+func (l *Log) succeed(s *Shard) {
+	next := replica{s.replica.shard, s.replica.generation + 1}
+	l.shards[next.shard] = &Shard{log: l, replica: next}
+}
+
+// Shards returns the shards, ascending, of which the journal still says that
+// they are on this node: those with entries, and those whose log is empty but
+// which were not dropped since the oldest record.
+func (l *Log) Shards() []uint32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var shards []uint32
+	for shard, s := range l.shards {
+		if latest := s.latestRecord(); latest != 0 && latest >= l.first {
+			shards = append(shards, shard)
+		}
+	}
+	slices.Sort(shards)
+	return shards
 }
 
 // Stats returns the counters since Open.
@@ -115,33 +169,10 @@ func (l *Log) Stats() Stats {
 	return l.stats
 }
 
-// rebuild reads the journal from its first to its last record.
-func (l *Log) rebuild() error {
-	first, err := l.journal.FirstIndex()
-	if err != nil {
-		return fmt.Errorf("first record: %w", err)
-	}
-	last, err := l.journal.LastIndex()
-	if err != nil {
-		return fmt.Errorf("last record: %w", err)
-	}
-	if last == 0 {
-		return nil
-	}
-	if first != 1 {
-		return fmt.Errorf("the journal starts at record %d, want 1", first)
-	}
-	for seq := first; seq <= last; seq++ {
-		_, err := l.load(seq, func(offset int, f frame) error {
-			s := l.shardLocked(f.replica)
-			return s.positions.apply(f.kind, f.index, position{record: seq, offset: uint32(offset)})
-		})
-		if err != nil {
-			return err
-		}
-	}
-	l.seq = last
-	return nil
+// Size returns what the journal holds now.
+func (l *Log) Size() Size {
+	stats := l.Stats()
+	return Size{Journal: stats.Journal, Live: stats.Live}
 }
 
 // record returns the bytes of a durable record.
@@ -149,24 +180,28 @@ func (l *Log) record(seq uint64) ([]byte, error) {
 	if record, ok := l.cache.get(seq); ok {
 		return record, nil
 	}
-	return l.load(seq, func(int, frame) error { return nil })
+	record, err := l.read(seq, func(int, frame) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	l.cache.put(seq, record)
+	return record, nil
 }
 
-// load reads a record, shows its verified frames to visit and caches it.
-func (l *Log) load(seq uint64, visit func(offset int, f frame) error) ([]byte, error) {
-	record, err := l.read(seq)
+// read reads a record from the journal and shows its verified frames to visit.
+func (l *Log) read(seq uint64, visit func(offset int, f frame) error) ([]byte, error) {
+	record, err := l.bytes(seq)
 	if err != nil {
 		return nil, fmt.Errorf("record %d: %w", seq, err)
 	}
 	if err := walk(record, visit); err != nil {
 		return nil, fmt.Errorf("record %d: %w", seq, err)
 	}
-	l.cache.put(seq, record)
 	return record, nil
 }
 
-// read returns the bytes of a record as the journal has them.
-func (l *Log) read(seq uint64) (_ []byte, err error) {
+// bytes returns the bytes of a record as the journal has them.
+func (l *Log) bytes(seq uint64) (_ []byte, err error) {
 	// Both journals decode before anything is verified, and panic on some damage
 	// (raft-wal on an overlong varint, bbolt on a broken page).
 	defer func() {
@@ -181,9 +216,9 @@ func (l *Log) read(seq uint64) (_ []byte, err error) {
 	if e.Index != seq {
 		return nil, fmt.Errorf("got sequence number %d, want %d", e.Index, seq)
 	}
-	// The limit keeps every offset within a position's 32 bits.
-	if most := max(maxCommitBytes, maxFrameBytes); len(e.Data) > most {
-		return nil, fmt.Errorf("got %d bytes, want at most %d", len(e.Data), most)
+	// The limit keeps every offset and size within a position's 32 bits.
+	if len(e.Data) > maxCommitBytes {
+		return nil, fmt.Errorf("got %d bytes, want at most %d", len(e.Data), maxCommitBytes)
 	}
 	return e.Data, nil
 }

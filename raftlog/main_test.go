@@ -42,7 +42,7 @@ func startTest(t testing.TB, cfg Config, j journal) *Log {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := start(cfg, j)
+	l, err := start(newLog(cfg, j), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func openSmall(cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(cfg, j)
+	return start(newLog(cfg, j), cfg)
 }
 
 func mustOpenSmall(t testing.TB, cfg Config) *Log {
@@ -72,6 +72,40 @@ func mustOpenSmall(t testing.TB, cfg Config) *Log {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// tiny makes l reclaim as one with a journal of 40 KiB would, in commits of 100
+// KiB, which is more than any entry of the tests has, two records at a time.
+func tiny(l *Log) *Log {
+	l.limit, l.commitBytes, l.deletePiece = 40<<10, 100<<10, 2
+	return l
+}
+
+func startTiny(t testing.TB, cfg Config, j journal) *Log {
+	t.Helper()
+	cfg.Dir = "unused"
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := start(tiny(newLog(cfg, j)), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func openTiny(t testing.TB, cfg Config) *Log {
+	t.Helper()
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := openJournal(cfg, smallSegment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startTiny(t, cfg, j)
 }
 
 func mustClose(t testing.TB, c io.Closer) {

@@ -2,6 +2,7 @@ package raftlog
 
 import (
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -33,19 +34,18 @@ func (m *modelLog) keep(low, high uint64) {
 type machine struct {
 	open   func() *Log
 	log    *Log
-	models map[replica]*modelLog
+	models map[uint32]*modelLog
 	term   uint64
+	mem    *crashJournal // nil on disk
 }
 
 func (m *machine) pick(t *rapid.T) (*Shard, *modelLog, replica) {
-	r := replica{
-		shard:      rapid.Uint32Range(1, 2).Draw(t, "shard"),
-		generation: rapid.Uint64Range(1, 2).Draw(t, "generation"),
+	shard := rapid.Uint32Range(1, 3).Draw(t, "shard")
+	if m.models[shard] == nil {
+		m.models[shard] = &modelLog{}
 	}
-	if m.models[r] == nil {
-		m.models[r] = &modelLog{}
-	}
-	return m.log.Shard(r.shard, r.generation), m.models[r], r
+	s := m.log.Shard(shard)
+	return s, m.models[shard], s.replica
 }
 
 func (m *machine) entries(t *rapid.T, r replica, first uint64) []*raft.Log {
@@ -167,16 +167,119 @@ func (m *machine) reopen(t *rapid.T) {
 	if err := m.log.Close(); err != nil {
 		t.Fatal(err)
 	}
+	if m.mem != nil {
+		m.mem.restart()
+	}
 	m.log = m.open()
 }
 
-func (m *machine) check(t *rapid.T) {
-	for r, model := range m.models {
-		want(t, m.log.Shard(r.shard, r.generation), model.entries)
+// drop ends the stay of a shard, and what is left of it takes no more calls.
+func (m *machine) drop(t *rapid.T) {
+	s, _, r := m.pick(t)
+	if err := s.Drop(); err != nil {
+		t.Fatal(err)
+	}
+	m.models[r.shard] = &modelLog{}
+	wantDropped(t, s)
+	if next := m.log.Shard(r.shard); next.replica.generation != r.generation+1 {
+		t.Fatalf("shard %d: got generation %d after a drop of %d, want the next", r.shard, next.replica.generation, r.generation)
 	}
 }
 
-// A Shard behaves as a plain list of entries, across reopening.
+// reclaim gives back what it promises, carries no more than it may, and wherever
+// a crash interrupts it a journal is left that has the same logs.
+func (m *machine) reclaim(t *rapid.T) {
+	before, size := m.log.Stats(), m.log.Size()
+	if m.mem != nil {
+		m.mem.watch(1)
+	}
+	freed, err := m.log.Reclaim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.mem != nil {
+		m.mem.check(t)
+	}
+	after, left := m.log.Stats(), m.log.Size()
+	if most := max(m.log.limit/2, left.Live+left.Live/4) + markBytes; left.Journal > most || left.Live != size.Live {
+		t.Fatalf("got %+v left of %+v, want the same live and at most %d", left, size, most)
+	}
+	carried := int64(after.Carried - before.Carried)
+	if carried > size.Live || freed != int64(after.Reclaimed-before.Reclaimed)-carried {
+		t.Fatalf("carried %d bytes and freed %d, want at most the %d live, and the %d deleted less those carried",
+			carried, freed, size.Live, after.Reclaimed-before.Reclaimed)
+	}
+}
+
+func (m *machine) check(t *rapid.T) {
+	live, shards := int64(0), []uint32(nil)
+	for shard := uint32(1); shard <= 3; shard++ {
+		model := m.models[shard]
+		if model == nil {
+			continue
+		}
+		s := m.log.Shard(shard)
+		want(t, s, model.entries)
+		for _, e := range model.entries {
+			live += int64(entryBytes(e))
+		}
+		if len(model.entries) > 0 {
+			shards = append(shards, shard)
+		}
+		checkFit(t, s, model.entries)
+	}
+	if got := m.log.Size().Live; got != live {
+		t.Fatalf("live bytes: got %d, want %d", got, live)
+	}
+	if m.mem != nil {
+		if got, want := m.log.Size().Journal, m.mem.bytes(); got != want {
+			t.Fatalf("journal bytes: got %d, want %d", got, want)
+		}
+	}
+	listed := m.log.Shards()
+	for _, shard := range shards {
+		if !slices.Contains(listed, shard) {
+			t.Fatalf("shards: got %v, want %d in it, which has entries", listed, shard)
+		}
+	}
+}
+
+// checkFit fails unless TrailingFit counts the last entries that fit, for sizes
+// at which that is decided by one byte.
+func checkFit(t *rapid.T, s *Shard, entries []*raft.Log) {
+	bytes := int64(0)
+	for n := range entries {
+		if n == 5 {
+			return
+		}
+		bytes += int64(entryBytes(entries[len(entries)-1-n]))
+		if got := s.TrailingFit(bytes - 1); got != uint64(n) {
+			t.Fatalf("%+v: in %d bytes fit %d entries, want %d", s.replica, bytes-1, got, n)
+		}
+		if got := s.TrailingFit(bytes); got != uint64(n)+1 {
+			t.Fatalf("%+v: in %d bytes fit %d entries, want %d", s.replica, bytes, got, n+1)
+		}
+	}
+}
+
+// wantDropped fails unless every call on s says that it was dropped.
+func wantDropped(t failer, s *Shard) {
+	t.Helper()
+	_, firstErr := s.FirstIndex()
+	_, lastErr := s.LastIndex()
+	for i, err := range []error{
+		firstErr, lastErr, s.GetLog(1, &raft.Log{}), s.StoreLog(entryOf(s.replica.shard, 1, 1, 1)), s.DeleteRange(1, 1), s.Drop(),
+	} {
+		if err != ErrDropped { // unwrapped
+			t.Fatalf("%+v: call %d: got %v, want ErrDropped", s.replica, i, err)
+		}
+	}
+	if n := s.TrailingFit(math.MaxInt64); n != 0 {
+		t.Fatalf("%+v: %d entries fit, want 0", s.replica, n)
+	}
+}
+
+// A Shard behaves as a plain list of entries, across reopening and Reclaim.
 func TestModel(t *testing.T) {
 	t.Parallel()
 	// Weights: the stores share all but a few lines with memory, and sync.
@@ -184,20 +287,21 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		// 100 KiB cache a few records only, so that reads miss.
 		cfg := Config{CacheBytes: 100 << 10, Fatal: noFatal(t)}
-		m := &machine{models: make(map[replica]*modelLog)}
+		m := &machine{models: make(map[uint32]*modelLog)}
 		if store := rapid.SampledFrom(stores).Draw(rt, "store"); store == "memory" {
-			j := newMemJournal()
-			m.open = func() *Log { return startTest(t, cfg, j) }
+			m.mem = newCrashJournal()
+			m.open = func() *Log { return startTiny(t, cfg, m.mem) }
 		} else {
 			cfg.Store, cfg.Dir = store, t.TempDir()
-			m.open = func() *Log { return mustOpenSmall(t, cfg) }
+			m.open = func() *Log { return openTiny(t, cfg) }
 		}
 		m.log = m.open()
 		defer func() { mustClose(t, m.log) }()
 		rt.Repeat(map[string]func(*rapid.T){
 			"append": m.append, "append more": m.append, "append beyond a gap": m.appendBeyondGap,
 			"append over": m.appendOver, "append refused": m.appendRefused, "cut": m.cut, "trim": m.trim,
-			"delete nothing": m.deleteNothingOrTheMiddle, "reopen": m.reopen, "": m.check,
+			"delete nothing": m.deleteNothingOrTheMiddle, "drop": m.drop, "reclaim": m.reclaim,
+			"reopen": m.reopen, "": m.check,
 		})
 		m.reopen(rt)
 		m.check(rt)

@@ -1,10 +1,12 @@
 package raftlog
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -27,15 +29,39 @@ func (r *recorder) Apply(e *raft.Log) any {
 		r.commands = append(r.commands, string(e.Data))
 	}
 	r.mu.Unlock()
+	r.grew()
+	return nil
+}
+
+func (r *recorder) grew() {
 	select {
 	case r.applied <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
-func (r *recorder) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("not in this test") }
-func (r *recorder) Restore(io.ReadCloser) error         { return errors.New("not in this test") }
+func (r *recorder) Snapshot() (raft.FSMSnapshot, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return recording(slices.Clone(r.commands)), nil
+}
+
+func (r *recorder) Restore(from io.ReadCloser) error {
+	r.mu.Lock()
+	defer r.grew()
+	defer r.mu.Unlock()
+	r.commands = nil
+	return errors.Join(json.NewDecoder(from).Decode(&r.commands), from.Close())
+}
+
+// recording is a snapshot of a recorder.
+type recording []string
+
+func (r recording) Persist(sink raft.SnapshotSink) error {
+	return errors.Join(json.NewEncoder(sink).Encode(r), sink.Close())
+}
+
+func (r recording) Release() {}
 
 // wait returns once the machine applied exactly these commands.
 func (r *recorder) wait(t *testing.T, who string, commands []string) {
@@ -67,12 +93,13 @@ const (
 
 // group is one Raft group over all nodes.
 type group struct {
-	shard    uint32
-	rafts    [raftNodes]*raft.Raft
-	machines [raftNodes]*recorder
-	trans    [raftNodes]*raft.InmemTransport
-	leaders  chan raft.Observation
-	sent     []string
+	shard     uint32
+	rafts     [raftNodes]*raft.Raft
+	machines  [raftNodes]*recorder
+	snapshots [raftNodes]*raft.InmemSnapshotStore
+	trans     [raftNodes]*raft.InmemTransport
+	leaders   chan raft.Observation
+	sent      []string
 }
 
 // node is one node: a log and votes for all shards.
@@ -84,7 +111,10 @@ type node struct {
 
 func (n *node) open(t *testing.T) {
 	t.Helper()
-	n.log = mustOpenSmall(t, Config{Dir: n.dir})
+	n.log = openTiny(t, Config{Dir: n.dir, Fatal: noFatal(t)})
+	n.log.mu.Lock()
+	n.log.limit = 1 // a Reclaim leaves little that is not live
+	n.log.mu.Unlock()
 	v, err := OpenVotes(VotesConfig{Path: filepath.Join(n.dir, "votes.db"), Fatal: noFatal(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +136,8 @@ func (g *group) start(t *testing.T, i int, n *node, bootstrap bool) {
 	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLeaseTimeout = 200*time.Millisecond, 200*time.Millisecond, 200*time.Millisecond
 	cfg.CommitTimeout = 10 * time.Millisecond
 	cfg.Logger = hclog.NewNullLogger()
-	logs, votes, snapshots := n.log.Shard(g.shard, 1), n.votes.Shard(g.shard, 1), raft.NewDiscardSnapshotStore()
+	cfg.TrailingLogs = 5
+	logs, votes, snapshots := n.log.Shard(g.shard), n.votes.Shard(g.shard), g.snapshots[i]
 	if bootstrap {
 		var c raft.Configuration
 		for j := range raftNodes {
@@ -191,8 +222,23 @@ func (g *group) apply(t *testing.T, n int) {
 	}
 }
 
+// reclaim takes snapshots of all groups on node i, but not of the first, which
+// frees nothing, and gives back what raft freed.
+func (n *node) reclaim(t *testing.T, i int, groups []*group) {
+	t.Helper()
+	for _, g := range groups[1:] {
+		if err := g.rafts[i].Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			t.Fatalf("shard %d node %d: snapshot: %v", g.shard, i, err)
+		}
+	}
+	if freed, err := n.log.Reclaim(); err != nil || freed <= 0 {
+		t.Fatalf("node %d: reclaim: freed %d, %v, want some", i, freed, err)
+	}
+}
+
 // Three nodes with three groups on one log each: entries commit with all nodes
-// and without one, and the one that was away finds its own entries and catches up.
+// and without one, and the one that was away finds its own entries and catches
+// up, with a snapshot if the others have given back the entries it needs.
 func TestRaftRunsOnIt(t *testing.T) {
 	t.Parallel()
 	var nodes [raftNodes]*node
@@ -206,6 +252,7 @@ func TestRaftRunsOnIt(t *testing.T) {
 		groups = append(groups, g)
 		for i := range nodes {
 			g.connect(i)
+			g.snapshots[i] = raft.NewInmemSnapshotStore()
 		}
 		for i, n := range nodes {
 			g.start(t, i, n, true)
@@ -234,11 +281,16 @@ func TestRaftRunsOnIt(t *testing.T) {
 			g.stop(t, away)
 		}
 		nodes[away].close(t)
-		applyAll(10)
+		applyAll(40)
 		waitAll()
+		for i, n := range nodes {
+			if i != away {
+				n.reclaim(t, i, groups)
+			}
+		}
 		nodes[away].open(t)
 		for _, g := range groups {
-			if last, err := nodes[away].log.Shard(g.shard, 1).LastIndex(); err != nil || last < 20 {
+			if last, err := nodes[away].log.Shard(g.shard).LastIndex(); err != nil || last < 20 {
 				t.Fatalf("shard %d node %d: reopened with last index %d, %v, want 20 or more", g.shard, away, last, err)
 			}
 			g.connect(away)

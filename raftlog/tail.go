@@ -118,7 +118,7 @@ func mendFile(f *os.File, base uint64) (walCommit, error) {
 	}
 	// The committer writes one record and waits, so that one is all that can be
 	// unfinished: its data, and the index if it was to seal the segment.
-	most := maxFrameBytes + 4*int64(last.records+1) + walRecordBytes
+	most := maxCommitBytes + 4*int64(last.records+1) + walRecordBytes
 	if used > most {
 		return last, fmt.Errorf("%d bytes behind the last commit at %d, want at most %d from an unfinished append", used, end, most)
 	}

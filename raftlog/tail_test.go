@@ -87,7 +87,7 @@ func save(t testing.TB, sizes ...int) saved {
 		if meta, err = os.ReadFile(metaPath); err != nil {
 			t.Fatal(err)
 		}
-		mustStore(t, l.Shard(1, 1), []*raft.Log{e})
+		mustStore(t, l.Shard(1), []*raft.Log{e})
 	}
 	mustClose(t, l)
 	if err := os.WriteFile(metaPath, meta, 0o644); err != nil {
@@ -143,7 +143,7 @@ func TestReopenAfterSeal(t *testing.T) {
 	var entries []*raft.Log
 	for i := uint64(1); i <= 12; i++ {
 		l := mustOpenSmall(t, cfg)
-		s := l.Shard(1, 1)
+		s := l.Shard(1)
 		want(t, s, entries)
 		for _, e := range []*raft.Log{entryOf(1, 2*i-1, 1, 100), entryOf(1, 2*i, 1, smallSegment)} {
 			mustStore(t, s, []*raft.Log{e})
@@ -172,20 +172,20 @@ func TestTornAppend(t *testing.T) {
 				content := append(bytes.Clone(s.content[:cut]), make([]byte, len(s.content)-cut)...)
 				cfg := s.damaged(t, content)
 				l := mustOpenSmall(t, cfg)
-				want(t, l.Shard(1, 1), s.entries[:n-1])
+				want(t, l.Shard(1), s.entries[:n-1])
 				// Shorter than what was torn: its rest must not come to life.
 				again := append(append([]*raft.Log(nil), s.entries[:n-1]...), run(1, uint64(n), 2, 8, 8)...)
-				mustStore(t, l.Shard(1, 1), again[n-1:n])
-				mustStore(t, l.Shard(1, 1), again[n:])
+				mustStore(t, l.Shard(1), again[n-1:n])
+				mustStore(t, l.Shard(1), again[n:])
 				mustClose(t, l)
 				l = mustOpenSmall(t, cfg)
-				want(t, l.Shard(1, 1), again)
+				want(t, l.Shard(1), again)
 				mustClose(t, l)
 			}
 			cfg := s.damaged(t, s.content) // not torn at all
 			l := mustOpenSmall(t, cfg)
-			want(t, l.Shard(1, 1), s.entries)
-			mustStore(t, l.Shard(1, 1), run(1, uint64(n+1), 1, 8))
+			want(t, l.Shard(1), s.entries)
+			mustStore(t, l.Shard(1), run(1, uint64(n+1), 1, 8))
 			mustClose(t, l)
 		})
 	}
@@ -213,15 +213,15 @@ func TestTornAppendWithItsEnd(t *testing.T) {
 			again := append(s.entries[:1:1], run(1, 2, 2, 10, 10)...)
 			for range 2 {
 				l := mustOpenSmall(t, cfg)
-				want(t, l.Shard(1, 1), s.entries[:1])
+				want(t, l.Shard(1), s.entries[:1])
 				mustClose(t, l)
 			}
 			l := mustOpenSmall(t, cfg)
-			mustStore(t, l.Shard(1, 1), again[1:2])
-			mustStore(t, l.Shard(1, 1), again[2:])
+			mustStore(t, l.Shard(1), again[1:2])
+			mustStore(t, l.Shard(1), again[2:])
 			mustClose(t, l)
 			l = mustOpenSmall(t, cfg)
-			want(t, l.Shard(1, 1), again)
+			want(t, l.Shard(1), again)
 			mustClose(t, l)
 		})
 	}
@@ -244,10 +244,10 @@ func TestFlippedBit(t *testing.T) {
 			continue
 		}
 		kept := s.entries
-		if last, err := l.Shard(1, 1).LastIndex(); err == nil && last == uint64(len(kept)-1) {
+		if last, err := l.Shard(1).LastIndex(); err == nil && last == uint64(len(kept)-1) {
 			kept = kept[:last]
 		}
-		want(t, l.Shard(1, 1), kept)
+		want(t, l.Shard(1), kept)
 		mustClose(t, l)
 	}
 	if refused < used/5/2 {
@@ -278,7 +278,7 @@ func TestDamageIsNamed(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				want(t, l.Shard(1, 1), s.entries)
+				want(t, l.Shard(1), s.entries)
 				mustClose(t, l)
 				return
 			}
@@ -294,9 +294,81 @@ func TestDamageIsNamed(t *testing.T) {
 // More behind the end than one append writes is damage, whatever it is.
 func TestTooMuchBehindTheEnd(t *testing.T) {
 	s := save(t, 40)
-	content := append(bytes.Clone(s.content), bytes.Repeat([]byte{7}, maxFrameBytes+1024)...)
+	content := append(bytes.Clone(s.content), bytes.Repeat([]byte{7}, maxCommitBytes+1024)...)
 	if _, err := openSmall(s.damaged(t, content)); err == nil || !strings.Contains(err.Error(), "from an unfinished append") {
 		t.Errorf("got %v, want an error about the bytes behind the last commit", err)
+	}
+}
+
+// After a Reclaim only the last segment is left, without its first records. It
+// opens like any other, whatever a crash did to its end or left beside it.
+func TestTailWithoutItsBeginning(t *testing.T) {
+	dir := t.TempDir()
+	l := mustOpenSmall(t, Config{Dir: dir, Fatal: noFatal(t)})
+	s := l.Shard(1)
+	for _, e := range run(1, 1, 1, smallSegment, smallSegment, 100, 200, 300) {
+		mustStore(t, s, []*raft.Log{e})
+	}
+	if err := s.DeleteRange(1, 4); err != nil {
+		t.Fatal(err)
+	}
+	old := files(t, dir)
+	if _, err := l.Reclaim(); err != nil {
+		t.Fatal(err)
+	}
+	mustStore(t, s, run(1, 6, 1, 400))
+	first := l.first
+	mustClose(t, l)
+	entries := run(1, 5, 1, 300, 400)
+
+	meta := &metadb.BoltMetaDB{}
+	state, err := meta.Load(filepath.Join(dir, journalDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, meta)
+	if n := len(state.Segments); n != 1 || state.Segments[0].MinIndex != first || state.Segments[0].BaseIndex >= first {
+		t.Fatalf("got %d segments, %+v, want one that begins before record %d", n, state.Segments, first)
+	}
+	path, content := firstSegment(t, filepath.Join(dir, journalDir))
+	left := saved{dir: dir, path: path, content: content, entries: run(1, 3, 1, 0, 0, 0, 0, 0, 0, 0)}
+	records := left.recordAt(t) // entries 3 to 5, the trim, entry 5 carried, the head, entry 6
+	check := func(cfg Config, entries []*raft.Log) {
+		t.Helper()
+		for term := range uint64(3) {
+			l := mustOpenSmall(t, cfg)
+			want(t, l.Shard(1), entries)
+			more := run(1, entries[0].Index+uint64(len(entries)), term, 8)
+			mustStore(t, l.Shard(1), more)
+			entries = append(entries[:len(entries):len(entries)], more...)
+			mustClose(t, l)
+		}
+	}
+	check(left.damaged(t, content), entries)
+
+	torn := bytes.Clone(content)
+	clear(torn[records[6]+50:])
+	check(left.damaged(t, torn), entries[:1])
+
+	lostHead := bytes.Clone(content)
+	lostHead[records[5]] ^= 0x40
+	if _, err := openSmall(left.damaged(t, lostHead)); err == nil || !strings.Contains(err.Error(), "behind a damaged part") {
+		t.Errorf("a damaged record before the last: got %v, want an error", err)
+	}
+
+	// The metadata forgot the old segments, but their files are still there.
+	cfg := left.damaged(t, content)
+	for name, content := range old {
+		back := filepath.Join(cfg.Dir, journalDir, filepath.Base(name))
+		if filepath.Ext(name) == ".wal" && filepath.Base(name) != filepath.Base(path) {
+			if err := os.WriteFile(back, content, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	check(cfg, entries)
+	if paths, err := filepath.Glob(filepath.Join(cfg.Dir, journalDir, "*.wal")); err != nil || len(paths) != 1 {
+		t.Errorf("segments: got %v, %v, want one", paths, err)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+
+	"github.com/manykv/manykv/crash"
 )
 
 // The keys raft uses in a StableStore. It writes the first two one after the
@@ -24,14 +26,16 @@ const (
 	keyVote = "Vote"
 )
 
-// maxStableBytes bounds a value: a candidate is an address, terms are 8 bytes.
+// maxStableBytes bounds a value: a candidate is an address, terms are 8 bytes,
+// and the largest a caller keeps beside them describes a snapshot.
 const maxStableBytes = 64 << 10
 
 // A value in the vote file is the CRC-32C, big endian, of its key in the file
 // and the payload, then the payload. The key in the sum ties the value to its
-// replica. A uint64 is 8 bytes, big endian; a vote is the term likewise, then
-// the candidate. A key in the file is shard (4 bytes, big endian), generation
-// (8 bytes, likewise), then raft's key.
+// shard. A uint64 is 8 bytes, big endian; a vote is the term likewise, then the
+// candidate. A key in the file is shard (4 bytes, big endian), then raft's key.
+// It has no generation: a server that forgot its vote when its replica left, and
+// got it back, could vote twice in one term.
 const (
 	sumBytes  = 4
 	termBytes = 8
@@ -54,7 +58,8 @@ type stable interface {
 	io.Closer
 }
 
-// Votes keeps terms and votes of all replicas of one node in one file.
+// Votes keeps terms and votes of all shards of one node in one file. They stay
+// when a replica is dropped.
 type Votes struct {
 	store stable
 	fail  *failStop
@@ -62,8 +67,8 @@ type Votes struct {
 	write  sync.Mutex // one write at a time, as failStop wants; bbolt has one writer anyway
 	closed bool       // guarded by write
 
-	mu       sync.Mutex // guards replicas
-	replicas map[replica]*ShardVotes
+	mu     sync.Mutex // guards shards
+	shards map[uint32]*ShardVotes
 
 	closing  sync.Once
 	closeErr error // written inside closing
@@ -85,7 +90,7 @@ func OpenVotes(cfg VotesConfig) (*Votes, error) {
 }
 
 func startVotes(store stable, fatal func(error)) *Votes {
-	return &Votes{store: store, fail: newFailStop(fatal), replicas: make(map[replica]*ShardVotes)}
+	return &Votes{store: store, fail: newFailStop(fatal), shards: make(map[uint32]*ShardVotes)}
 }
 
 // Close waits for the write under way and closes the file. A second call
@@ -101,15 +106,14 @@ func (v *Votes) Close() error {
 	return v.closeErr
 }
 
-// Shard returns the votes of one replica: the same object for the same arguments.
-func (v *Votes) Shard(shard uint32, generation uint64) *ShardVotes {
+// Shard returns the votes of a shard: the same object for the same shard.
+func (v *Votes) Shard(shard uint32) *ShardVotes {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	r := replica{shard, generation}
-	s := v.replicas[r]
+	s := v.shards[shard]
 	if s == nil {
-		s = &ShardVotes{votes: v, replica: r}
-		v.replicas[r] = s
+		s = &ShardVotes{votes: v, shard: shard}
+		v.shards[shard] = s
 	}
 	return s
 }
@@ -123,12 +127,15 @@ func (v *Votes) set(key, payload []byte) error {
 	if v.closed {
 		return ErrClosed // not a failed write: nothing to stop the process for
 	}
-	return v.fail.guard(func() error {
+	crash.Point(crashVoteWrite)
+	err := v.fail.guard(func() error {
 		if err := v.store.Set(key, sealValue(key, payload)); err != nil {
 			return fmt.Errorf("raftlog: write votes: %w", err)
 		}
 		return nil
 	})
+	crash.Point(crashVoteWritten)
+	return err
 }
 
 // get returns the payload of key, or raftboltdb.ErrKeyNotFound itself, whose
@@ -145,8 +152,8 @@ func (v *Votes) get(key []byte) ([]byte, error) {
 // term, then a candidate (hashicorp/raft#661): the term waits in memory until
 // the candidate comes, and both are read from the one record they become.
 type ShardVotes struct {
-	votes   *Votes
-	replica replica
+	votes *Votes
+	shard uint32
 
 	mu     sync.Mutex // guards what follows; held across writes, so they keep their order
 	term   uint64     // the LastVoteTerm that waits for its LastVoteCand
@@ -163,7 +170,7 @@ func (s *ShardVotes) Set(key, value []byte) error {
 		return s.votes.set(s.key(string(key)), value)
 	}
 	if !s.staged {
-		return fmt.Errorf("raftlog: votes of shard %d: got %s, want %s before it", s.replica.shard, keyLastVoteCand, keyLastVoteTerm)
+		return fmt.Errorf("raftlog: votes of shard %d: got %s, want %s before it", s.shard, keyLastVoteCand, keyLastVoteTerm)
 	}
 	vote := binary.BigEndian.AppendUint64(nil, s.term)
 	s.staged = false
@@ -212,7 +219,7 @@ func (s *ShardVotes) GetUint64(key []byte) (uint64, error) {
 		return 0, err
 	}
 	if len(payload) != termBytes {
-		return 0, fmt.Errorf("raftlog: votes of shard %d: %q has %d bytes, want %d", s.replica.shard, key, len(payload), termBytes)
+		return 0, fmt.Errorf("raftlog: votes of shard %d: %q has %d bytes, want %d", s.shard, key, len(payload), termBytes)
 	}
 	return binary.BigEndian.Uint64(payload), nil
 }
@@ -227,8 +234,7 @@ func (s *ShardVotes) vote() (term uint64, candidate []byte, err error) {
 
 // key returns the name in the file of one of raft's keys.
 func (s *ShardVotes) key(name string) []byte {
-	key := binary.BigEndian.AppendUint32(nil, s.replica.shard)
-	key = binary.BigEndian.AppendUint64(key, s.replica.generation)
+	key := binary.BigEndian.AppendUint32(nil, s.shard)
 	return append(key, name...)
 }
 

@@ -59,11 +59,11 @@ func wantVote(t failer, s *ShardVotes, term uint64, candidate string) {
 	t.Helper()
 	got, err := s.GetUint64([]byte(keyLastVoteTerm))
 	if err != nil || got != term {
-		t.Fatalf("%+v: vote term: got %d, %v, want %d", s.replica, got, err, term)
+		t.Fatalf("shard %d: vote term: got %d, %v, want %d", s.shard, got, err, term)
 	}
 	who, err := s.Get([]byte(keyLastVoteCand))
 	if err != nil || string(who) != candidate {
-		t.Fatalf("%+v: candidate: got %q, %v, want %q", s.replica, who, err, candidate)
+		t.Fatalf("shard %d: candidate: got %q, %v, want %q", s.shard, who, err, candidate)
 	}
 }
 
@@ -72,14 +72,14 @@ func TestGoldenVotes(t *testing.T) {
 	m := newMemStable()
 	v := startVotes(m, noFatal(t))
 	defer mustClose(t, v)
-	s := v.Shard(3, 7)
+	s := v.Shard(3)
 	mustVote(t, s, 9, "node-2")
 	if err := s.SetUint64([]byte(keyCurrentTerm), 9); err != nil {
 		t.Fatal(err)
 	}
 	for key, value := range map[string]string{
-		"00000003000000000000000743757272656e745465726d": "b602e9850000000000000009",
-		"000000030000000000000007566f7465":               "b0308e5400000000000000096e6f64652d32",
+		"0000000343757272656e745465726d": "d10f19720000000000000009",
+		"00000003566f7465":               "673a2d1200000000000000096e6f64652d32",
 	} {
 		k := string(unhex(t, key))
 		if got := m.values[k]; !bytes.Equal(got, unhex(t, value)) {
@@ -99,7 +99,7 @@ func TestVotesNotFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mustClose(t, v)
-	s := v.Shard(1, 1)
+	s := v.Shard(1)
 	for _, key := range []string{keyLastVoteTerm, keyLastVoteCand, keyCurrentTerm, "other"} {
 		if _, err := s.GetUint64([]byte(key)); key != keyLastVoteCand && (err == nil || err.Error() != "not found") {
 			t.Errorf("GetUint64 %s: got %v, want not found", key, err)
@@ -115,7 +115,7 @@ func TestVotesNotFound(t *testing.T) {
 func TestVoteIsOneRecord(t *testing.T) {
 	m := newMemStable()
 	v := startVotes(m, noFatal(t))
-	s := v.Shard(1, 1)
+	s := v.Shard(1)
 	mustVote(t, s, 4, "a")
 	if err := s.SetUint64([]byte(keyLastVoteTerm), 5); err != nil {
 		t.Fatal(err)
@@ -124,7 +124,7 @@ func TestVoteIsOneRecord(t *testing.T) {
 	mustClose(t, v)
 	v = startVotes(m, noFatal(t))
 	defer mustClose(t, v)
-	s = v.Shard(1, 1)
+	s = v.Shard(1)
 	wantVote(t, s, 4, "a")
 	if err := s.Set([]byte(keyLastVoteCand), []byte("b")); err == nil {
 		t.Error("a candidate without a term: got no error")
@@ -143,10 +143,10 @@ func TestEqualTermIsNotWritten(t *testing.T) {
 		term   uint64
 		writes int
 	}{{0, 1}, {0, 1}, {3, 2}, {3, 2}, {2, 3}, {3, 4}} {
-		if err := v.Shard(1, 1).SetUint64([]byte(keyCurrentTerm), c.term); err != nil {
+		if err := v.Shard(1).SetUint64([]byte(keyCurrentTerm), c.term); err != nil {
 			t.Fatal(err)
 		}
-		got, err := v.Shard(1, 1).GetUint64([]byte(keyCurrentTerm))
+		got, err := v.Shard(1).GetUint64([]byte(keyCurrentTerm))
 		if err != nil || got != c.term || m.writes != c.writes {
 			t.Errorf("step %d: got term %d, %v after %d writes, want %d after %d", i, got, err, m.writes, c.term, c.writes)
 		}
@@ -158,7 +158,7 @@ func TestDamagedVotes(t *testing.T) {
 	m := newMemStable()
 	v := startVotes(m, noFatal(t))
 	defer mustClose(t, v)
-	s := v.Shard(1, 1)
+	s := v.Shard(1)
 	mustVote(t, s, 4, "a")
 	term := []byte(keyCurrentTerm)
 	if err := s.SetUint64(term, 4); err != nil {
@@ -188,8 +188,8 @@ func TestDamagedVotes(t *testing.T) {
 		}
 		m.values[key] = value
 	}
-	// A value under another replica's key is damage as well.
-	other := v.Shard(2, 1)
+	// A value under another shard's key is damage as well.
+	other := v.Shard(2)
 	m.values[string(other.key(keyVote))] = m.values[string(s.key(keyVote))]
 	if _, err := other.GetUint64([]byte(keyLastVoteTerm)); err == nil || !strings.Contains(err.Error(), "checksum") {
 		t.Errorf("a moved vote: got %v, want a checksum error", err)
@@ -210,7 +210,7 @@ func TestVotesPoison(t *testing.T) {
 	m := newMemStable()
 	fatal := 0
 	v := startVotes(m, func(error) { fatal++ })
-	s := v.Shard(1, 1)
+	s := v.Shard(1)
 	mustVote(t, s, 4, "a")
 	if err := s.SetUint64([]byte(keyCurrentTerm), 4); err != nil {
 		t.Fatal(err)
@@ -228,7 +228,7 @@ func TestVotesPoison(t *testing.T) {
 		"staging a term": func() error { return s.SetUint64([]byte(keyLastVoteTerm), 5) },
 		"same term":      func() error { return s.SetUint64([]byte(keyCurrentTerm), 4) },
 		"new term":       func() error { return s.SetUint64([]byte(keyCurrentTerm), 6) },
-		"other shard":    func() error { return v.Shard(2, 1).Set([]byte("k"), []byte("v")) },
+		"other shard":    func() error { return v.Shard(2).Set([]byte("k"), []byte("v")) },
 	} {
 		if err := change(); !errors.Is(err, errDisk) {
 			t.Errorf("%s: got %v, want errDisk", name, err)
@@ -251,7 +251,7 @@ func TestVotesHungWrite(t *testing.T) {
 		began := time.Now()
 		var wg sync.WaitGroup
 		var answer error
-		wg.Go(func() { answer = v.Shard(1, 1).SetUint64([]byte(keyCurrentTerm), 1) })
+		wg.Go(func() { answer = v.Shard(1).SetUint64([]byte(keyCurrentTerm), 1) })
 		err := <-fatal
 		if took := time.Since(began); took < stallLimit || took > stallLimit+watchPeriod {
 			t.Errorf("Fatal after %v, want %v to %v", took, stallLimit, stallLimit+watchPeriod)
@@ -272,12 +272,12 @@ func TestVotesAfterClose(t *testing.T) {
 	}
 	mustClose(t, v)
 	mustClose(t, v)
-	if err := v.Shard(1, 1).Set([]byte("k"), []byte("v")); err != ErrClosed { // unwrapped
+	if err := v.Shard(1).Set([]byte("k"), []byte("v")); err != ErrClosed { // unwrapped
 		t.Errorf("got %v, want ErrClosed", err)
 	}
 }
 
-// Votes behave as a map per replica, across reopening the file.
+// Votes behave as a map per shard, across reopening the file.
 func TestVotesModel(t *testing.T) {
 	t.Parallel()
 	type vote struct {
@@ -285,9 +285,9 @@ func TestVotesModel(t *testing.T) {
 		candidate string
 	}
 	path := filepath.Join(t.TempDir(), "votes.db")
-	generation := uint64(0) // a new replica for every try, since the file stays
+	tries := uint32(0) // other shards for every try, since the file stays
 	rapid.Check(t, func(rt *rapid.T) {
-		generation++
+		tries++
 		m := newMemStable()
 		open := func() *Votes { return startVotes(m, noFatal(t)) }
 		if rapid.IntRange(1, 10).Draw(rt, "on disk if 1") == 1 {
@@ -302,21 +302,21 @@ func TestVotesModel(t *testing.T) {
 		v := open()
 		defer func() { mustClose(t, v) }()
 		votes, terms := map[uint32]vote{}, map[uint32]uint64{}
-		shard := rapid.Uint32Range(1, 3)
+		shard := rapid.Uint32Range(3*tries, 3*tries+2)
 		rt.Repeat(map[string]func(*rapid.T){
 			"vote": func(rt *rapid.T) {
 				n, c := shard.Draw(rt, "shard"), vote{rapid.Uint64().Draw(rt, "term"), rapid.String().Draw(rt, "candidate")}
-				mustVote(rt, v.Shard(n, generation), c.term, c.candidate)
+				mustVote(rt, v.Shard(n), c.term, c.candidate)
 				votes[n] = c
 			},
 			"stage": func(rt *rapid.T) {
-				if err := v.Shard(shard.Draw(rt, "shard"), generation).SetUint64([]byte(keyLastVoteTerm), 77); err != nil {
+				if err := v.Shard(shard.Draw(rt, "shard")).SetUint64([]byte(keyLastVoteTerm), 77); err != nil {
 					rt.Fatal(err)
 				}
 			},
 			"term": func(rt *rapid.T) {
 				n, term := shard.Draw(rt, "shard"), rapid.Uint64Range(0, 2).Draw(rt, "term")
-				if err := v.Shard(n, generation).SetUint64([]byte(keyCurrentTerm), term); err != nil {
+				if err := v.Shard(n).SetUint64([]byte(keyCurrentTerm), term); err != nil {
 					rt.Fatal(err)
 				}
 				terms[n] = term
@@ -329,10 +329,10 @@ func TestVotesModel(t *testing.T) {
 			},
 			"": func(rt *rapid.T) {
 				for n, c := range votes {
-					wantVote(rt, v.Shard(n, generation), c.term, c.candidate)
+					wantVote(rt, v.Shard(n), c.term, c.candidate)
 				}
 				for n, term := range terms {
-					if got, err := v.Shard(n, generation).GetUint64([]byte(keyCurrentTerm)); err != nil || got != term {
+					if got, err := v.Shard(n).GetUint64([]byte(keyCurrentTerm)); err != nil || got != term {
 						rt.Fatalf("shard %d: term: got %d, %v, want %d", n, got, err, term)
 					}
 				}
@@ -342,8 +342,8 @@ func TestVotesModel(t *testing.T) {
 }
 
 func FuzzVote(f *testing.F) {
-	key := (&ShardVotes{replica: replica{3, 7}}).key(keyVote)
-	f.Add(unhex(f, "b0308e5400000000000000096e6f64652d32"))
+	key := (&ShardVotes{shard: 3}).key(keyVote)
+	f.Add(unhex(f, "673a2d1200000000000000096e6f64652d32"))
 	f.Add(sealValue(key, []byte("short")))
 	f.Add(sealValue(key, nil))
 	f.Add([]byte{1, 2})
