@@ -29,7 +29,7 @@ func benchCommands() (commands [][]byte, batches [][]string) {
 			}
 			pairs[j] = kv.Pair{Key: fmt.Sprintf("user:%08d", i+j), Value: value}
 		}
-		commands = append(commands, kv.AppendSet(nil, 1, pairs))
+		commands = append(commands, kv.AppendSet(nil, kv.Origin{}, 1, pairs))
 	}
 	for range benchRounds {
 		keys := make([]string, benchBatch)

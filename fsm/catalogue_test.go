@@ -1,8 +1,9 @@
 package fsm
 
 import (
+	"encoding/hex"
 	"errors"
-	"math"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -70,108 +71,137 @@ func TestFirstInitWins(t *testing.T) {
 	}
 }
 
-func TestBuckets(t *testing.T) {
-	fs := vfs.NewMem()
-	s := openOn(t, fs)
-	c := catalogueOf(t, s)
-	results := run(c, 1,
-		AppendCreateBucket(nil, "users"),
-		AppendCreateBucket(nil, "bad:name"),
-		AppendCreateBucket(nil, "users"), // exists in the same batch
-		AppendCreateBucket(nil, "größe"),
-		append(AppendCreateBucket(nil, "x"), 0))
-	for i, want := range []Result{{Bucket: 1}, {Err: kv.ErrInvalid}, {Err: kv.ErrExists}, {Bucket: 2}, {Err: kv.ErrInvalid}} {
-		if r := results[i]; r.Bucket != want.Bucket || !errors.Is(r.Err, want.Err) {
-			t.Errorf("create %d: %+v, want %+v", i, r, want)
+// catalogueCommands are the golden bytes of the commands: what is in the log must
+// be read by all later versions.
+var catalogueCommands = []struct {
+	name, bytes string
+	made        []byte
+}{
+	{"create-bucket", "02 11 05 7573657273", AppendCreateBucket(nil, "users")},
+	{"node-addr", "02 12 02 6e31 000000000000000b 03 683a31", AppendNodeAddr(nil, "n1", 11, "h:1")},
+	{"add-node", "02 13 02 6e33 000000000000000d 03 683a33", AppendAddNode(nil, sharding.Node{ID: "n3", Storage: 13, Addr: "h:3"})},
+	{"remove-node", "02 14 02 6e31 02 6e32", AppendRemoveNode(nil, "n1", "n2")},
+	{"replace-node", "02 15 02 6e31 000000000000000e 03 683a31", AppendReplaceNode(nil, "n1", 14, "h:1")},
+	{"move", "02 16 0000000000000102 00000003 02 6e33 02 6e31", AppendMove(nil, 0x102, sharding.Move{Shard: 3, Adding: "n3", Removing: "n1"})},
+	{"moved", "02 17 0000000000000102 00000003", AppendMoved(nil, 0x102, 3)},
+	{"forget-node", "02 18 02 6e31", AppendForgetNode(nil, "n1")},
+	{"delete-bucket", "02 19 05 7573657273 0000000000000102", AppendDeleteBucket(nil, "users", 0x102)},
+	{"dropped", "02 1a 0000000000000102 00000003", AppendDropped(nil, 0x102, 3)},
+	{"new-client", "02 1b", AppendNewClient(nil)},
+	{"abort", "02 1c 0000000000000102 00000003", AppendAbort(nil, 0x102, 3)},
+}
+
+func TestCatalogueCommandsHaveGoldenBytes(t *testing.T) {
+	for _, c := range catalogueCommands {
+		if want := unhex(t, c.bytes); !slices.Equal(c.made, want) {
+			t.Errorf("%s is %x, want %x", c.name, c.made, want)
 		}
 	}
-	closeStore(t, s)
-
-	s = openOn(t, fs)
-	defer closeStore(t, s)
-	c = catalogueOf(t, s)
-	results = run(c, 6, AppendCreateBucket(nil, "users"), AppendCreateBucket(nil, "a"))
-	if !errors.Is(results[0].Err, kv.ErrExists) || results[1].Bucket != 3 {
-		t.Errorf("after a restart %+v, want exists and id 3", results)
-	}
-	names, err := c.Buckets()
-	if want := []string{"a", "größe", "users"}; err != nil || !slices.Equal(names, want) {
-		t.Errorf("buckets %q (%v), want %q", names, err, want)
-	}
-	if id, ok, err := c.Bucket("größe"); id != 2 || !ok || err != nil {
-		t.Errorf("größe is %d %v %v, want 2", id, ok, err)
-	}
-	for _, name := range []string{"bad:name", ""} {
-		if id, ok, err := c.Bucket(name); ok || err != nil {
-			t.Errorf("bucket %q is %d %v %v, want none", name, id, ok, err)
-		}
-	}
-}
-
-func TestNodeAddr(t *testing.T) {
-	const addr = "10.9.9.9:7000"
-	for _, c := range []struct {
-		name    string
-		command []byte
-		want    error
-		epoch   uint64
-		addr    string
-	}{
-		{"moves", AppendNodeAddr(nil, "n2", 12, addr), nil, 2, addr},
-		{"stays", AppendNodeAddr(nil, "n2", 12, "10.0.0.2:7000"), nil, 1, "10.0.0.2:7000"},
-		{"another directory", AppendNodeAddr(nil, "n2", 13, addr), kv.ErrAccessDenied, 1, "10.0.0.2:7000"},
-		{"unknown node", AppendNodeAddr(nil, "n3", 12, addr), kv.ErrInvalid, 1, "10.0.0.2:7000"},
-		{"no address", AppendNodeAddr(nil, "n2", 12, ""), kv.ErrInvalid, 1, "10.0.0.2:7000"},
-		{"endless address", AppendNodeAddr(nil, "n2", 12, strings.Repeat("a", maxAddrBytes+1)), kv.ErrInvalid, 1, "10.0.0.2:7000"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			fs := vfs.NewMem()
-			s := openOn(t, fs)
-			cat := catalogueOf(t, s)
-			if err := run(cat, 1, c.command)[0].Err; !errors.Is(err, kv.ErrInvalid) {
-				t.Errorf("before the cluster was founded: %v, want %v", err, kv.ErrInvalid)
-			}
-			before := testMap(t)
-			results := run(cat, 2, AppendInit(nil, before), c.command)
-			if !errors.Is(results[1].Err, c.want) {
-				t.Errorf("got %v, want %v", results[1].Err, c.want)
-			}
-			for range 2 {
-				m := cat.Map()
-				if n, _ := m.Node("n2"); m.Epoch != c.epoch || n.Addr != c.addr {
-					t.Errorf("epoch %d, address %q, want %d, %q", m.Epoch, n.Addr, c.epoch, c.addr)
-				}
-				closeStore(t, s)
-				s = openOn(t, fs)
-				cat = catalogueOf(t, s)
-			}
-			closeStore(t, s)
-		})
-	}
-}
-
-// TestMapsAreNotEdited holds a map while a node moves.
-func TestMapsAreNotEdited(t *testing.T) {
-	c := catalogueOf(t, openMem(t))
-	run(c, 1, AppendInit(nil, testMap(t)))
-	old := c.Map()
-	run(c, 2, AppendNodeAddr(nil, "n1", 11, "elsewhere:1"))
-	if !reflect.DeepEqual(old, testMap(t)) {
-		t.Errorf("a map in use became %+v", old)
-	}
-	if c.Map().Epoch != old.Epoch+1 {
-		t.Errorf("epoch %d after %d, want one more", c.Map().Epoch, old.Epoch)
-	}
-}
-
-// TestEpochDoesNotOverflow: a map of epoch 0 could not be read back.
-func TestEpochDoesNotOverflow(t *testing.T) {
-	c := catalogueOf(t, openMem(t))
 	m := testMap(t)
-	m.Epoch = math.MaxUint64
-	results := run(c, 1, AppendInit(nil, m), AppendNodeAddr(nil, "n1", 11, "elsewhere:1"))
-	if results[0].Err != nil || !errors.Is(results[1].Err, kv.ErrInvalid) {
-		t.Errorf("got %+v, want applied and invalid", results)
+	if got, want := AppendInit(nil, m), append([]byte{2, 0x10}, m.Append(nil)...); !slices.Equal(got, want) {
+		t.Errorf("init is %x, want %x", got, want)
+	}
+}
+
+// unhex turns hex with blanks into bytes.
+func unhex(t tb, text string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.ReplaceAll(text, " ", ""))
+	if err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	return b
+}
+
+// A command cut anywhere, or with a byte too many, changes nothing but the
+// position.
+func TestCutCatalogueCommandsAreRefused(t *testing.T) {
+	s := openMem(t)
+	c := catalogueOf(t, s)
+	apply(t, c, Entry{Index: 1, Term: 2, Command: AppendInit(nil, testMap(t))}, Entry{Index: 2, Term: 2, Command: AppendCreateBucket(nil, "users")})
+	before := dump(t, s)
+	index := uint64(3)
+	refused := func(name string, command []byte) {
+		t.Helper()
+		if r := run(c, index, command)[0]; !errors.Is(r.Err, kv.ErrInvalid) || r.Value != 0 {
+			t.Errorf("%s as %x: %+v, want %v", name, command, r, kv.ErrInvalid)
+		}
+		index++
+	}
+	for _, command := range catalogueCommands {
+		for n := 1; n < len(command.made); n++ { // of 0 bytes is an entry without a command
+			refused(command.name, command.made[:n])
+		}
+		refused(command.name, append(slices.Clone(command.made), 0))
+	}
+	if after := dump(t, s); !slices.Equal(after[1:], before[1:]) {
+		t.Errorf("the rows became\n%s, were\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
+	}
+	if r := run(c, index, AppendNewClient(nil))[0]; r.Err != nil || r.Value != 1 {
+		t.Errorf("the first client after them: %+v, want id 1", r)
+	}
+}
+
+// FuzzCatalogue gives two arbitrary commands to a catalogue in the middle of its
+// life, in one call and one by one. It may not panic, keeps a valid map of which
+// the epoch never goes back, and reads back after a restart what it showed before.
+func FuzzCatalogue(f *testing.F) {
+	for i, c := range catalogueCommands {
+		f.Add(c.made, catalogueCommands[(i+1)%len(catalogueCommands)].made)
+	}
+	f.Add(AppendMoved(nil, 3, 1), AppendRemoveNode(nil, "n2", "n1"))
+	f.Add(AppendAbort(nil, 3, 1), AppendForgetNode(nil, "n2"))
+	f.Add(AppendReplaceNode(nil, "n3", 1, "h:1"), AppendDropped(nil, 1, 2))
+	life := [][]byte{
+		AppendInit(nil, testMap(f)),
+		AppendAddNode(nil, sharding.Node{ID: "n3", Storage: 13, Addr: "h:3"}),
+		AppendMove(nil, 2, sharding.Move{Shard: 1, Adding: "n3", Removing: "n1"}),
+		AppendCreateBucket(nil, "gone"),
+		AppendDeleteBucket(nil, "gone", 0),
+		AppendCreateBucket(nil, "users"),
+	}
+	f.Fuzz(func(t *testing.T, one, two []byte) {
+		fs := vfs.NewMem()
+		whole, single := openOn(t, fs), openOn(t, vfs.NewMem())
+		defer closeStore(t, single)
+		a, b := catalogueOf(t, whole), catalogueOf(t, single)
+		run(a, 1, life...)
+		run(b, 1, life...)
+		before := a.Map()
+		results := fmt.Sprint(run(a, 7, one, two))
+		if got := fmt.Sprint(append(run(b, 7, one), run(b, 8, two)...)); got != results {
+			t.Errorf("one by one %s, in one call %s", got, results)
+		}
+		if x, y := dump(t, whole), dump(t, single); !slices.Equal(x, y) {
+			t.Errorf("rows differ:\n%q\n%q", x, y)
+		}
+		after := a.Map()
+		if err := after.Validate(); err != nil || after.Epoch < before.Epoch || after.Epoch == before.Epoch && after != before {
+			t.Errorf("after epoch %d the map is %+v, %v", before.Epoch, after, err)
+		}
+		dropping, err := a.Dropping()
+		closeStore(t, whole)
+		whole = openOn(t, fs)
+		defer closeStore(t, whole)
+		a = catalogueOf(t, whole)
+		again, errAgain := a.Dropping()
+		if err != nil || errAgain != nil || !reflect.DeepEqual(again, dropping) || !reflect.DeepEqual(a.Map(), after) {
+			t.Errorf("after a restart the map is %+v, dropping %v (%v), want %+v, %v (%v)", a.Map(), again, errAgain, after, dropping, err)
+		}
+	})
+}
+
+func TestClientIDsAreNeverGivenTwice(t *testing.T) {
+	fs := vfs.NewMem()
+	for round := range uint64(3) {
+		s := openOn(t, fs)
+		c := catalogueOf(t, s)
+		for i, r := range run(c, 2*round+1, AppendNewClient(nil), AppendNewClient(nil)) {
+			if want := 2*round + 1 + uint64(i); r.Err != nil || r.Value != want {
+				t.Errorf("client %+v, want id %d", r, want)
+			}
+		}
+		closeStore(t, s)
 	}
 }
 
@@ -181,17 +211,19 @@ func TestCatalogueRefusesAndLeads(t *testing.T) {
 	results := run(c, 1,
 		kv.AppendLead(nil, 0, 0),
 		kv.AppendHeader(nil, kv.KindLead),
-		kv.AppendSet(nil, 1, []kv.Pair{{Key: "a"}}),
+		kv.AppendSet(nil, kv.Origin{}, 1, []kv.Pair{{Key: "a"}}),
 		AppendInit(nil, testMap(t))[:20],
 		kv.AppendHeader(nil, kv.KindInit),
 		AppendNodeAddr(nil, "n1", 11, "x")[:5],
+		kv.AppendHeader(nil, 99),
+		kv.AppendDrop(nil, 1),
 		[]byte{9})
 	for i, r := range results {
 		if want := error(kv.ErrInvalid); i > 0 && !errors.Is(r.Err, want) || i == 0 && r.Err != nil {
 			t.Errorf("command %d: %v", i, r.Err)
 		}
 	}
-	if got, want := c.Position(), (Position{Index: 7, Term: 2, LeadTerm: 2}); got != want {
+	if got, want := c.Position(), (Position{Index: 9, Term: 2, LeadTerm: 2}); got != want {
 		t.Errorf("position %+v, want %+v", got, want)
 	}
 	if rows := dump(t, s); len(rows) != 1 {

@@ -10,12 +10,14 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 )
 
 // TestCrashWhileApplying crashes a store again and again while its shards apply
-// and somebody flushes. Every entry of a shard sets the same keys to its index,
-// so a batch that reached the disk in part shows.
+// and somebody flushes. Every second entry of a shard sets the same keys to its
+// index, and the next, of the same batch, adds 1 to a number, so a batch that
+// reached the disk in part shows; and what was counted is not counted again.
 func TestCrashWhileApplying(t *testing.T) {
 	const shards, crashes = 3, 10
 	fs := vfs.NewCrashableMem()
@@ -27,14 +29,17 @@ func TestCrashWhileApplying(t *testing.T) {
 	for shard := sharding.Shard(1); shard <= shards; shard++ {
 		d := leading(t, s, shard)
 		work.Go(func() {
-			for index := uint64(2); !stop.Load(); index++ {
+			for index := uint64(2); !stop.Load(); index += 2 {
 				var kvs []string
 				for _, k := range keys {
 					kvs = append(kvs, k, fmt.Sprint(index))
 				}
-				if err := d.Apply([]Entry{set(index, 1, kvs...)})[0].Err; err != nil {
-					t.Errorf("shard %d, entry %d: %v", shard, index, err)
-					return
+				counted := Entry{Index: index + 1, Term: 1, Command: add(kv.Origin{Client: 1, Seq: index, Acked: index - 2}, 1)}
+				for _, r := range d.Apply([]Entry{set(index, 1, kvs...), counted}) {
+					if r.Err != nil {
+						t.Errorf("shard %d, entries %d and %d: %v", shard, index, index+1, r.Err)
+						return
+					}
 				}
 			}
 		})
@@ -72,12 +77,20 @@ func TestCrashWhileApplying(t *testing.T) {
 			if at < floor[shard] {
 				t.Errorf("shard %d is back at %d, %d was flushed", shard, at, floor[shard])
 			}
-			want := slices.Repeat([]string{fmt.Sprintf("%d@%d", at, at)}, len(keys))
-			if at == 1 {
-				want = slices.Repeat([]string{"-"}, len(keys))
+			if at <= 1 {
+				if got, want := look(t, d, 1, keys...), slices.Repeat([]string{"-"}, len(keys)); !slices.Equal(got, want) {
+					t.Errorf("shard %d at %d holds %q", shard, at, got)
+				}
+				continue
 			}
-			if got := look(t, d, 1, keys...); at > 0 && !slices.Equal(got, want) {
+			want := slices.Repeat([]string{fmt.Sprintf("%d@%d", at-1, at-1)}, len(keys))
+			if got := look(t, d, 1, keys...); !slices.Equal(got, want) {
 				t.Errorf("shard %d at %d holds %q", shard, at, got)
+			}
+			again := add(kv.Origin{Client: 1, Seq: at - 1, Acked: at - 3}, 1)
+			wantResult(t, "the newest sent again", run1(t, d, again), (at-1)/2, nil)
+			if got, want := look(t, d, 1, "n")[0], fmt.Sprintf("%d@%d", (at-1)/2, at); got != want {
+				t.Errorf("shard %d at %d has counted to %s, want %s", shard, at, got, want)
 			}
 		}
 		closeStore(t, crashed)

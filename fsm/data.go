@@ -2,7 +2,9 @@ package fsm
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -11,19 +13,65 @@ import (
 	"github.com/manykv/manykv/sharding"
 )
 
-// Data is the state machine of one data shard: its pairs.
+// Data is the state machine of one data shard: its pairs, the sessions of those
+// who write them, and the ids of the buckets it has dropped.
 type Data struct {
 	machine
-	owned atomic.Pointer[sharding.Range] // nil before the first lead entry
+	sessions *sessions // only the apply goroutine
+
+	owned      atomic.Pointer[sharding.Range] // nil before the first lead entry
+	droppedIDs atomic.Pointer[[]uint64]       // of buckets: sorted, replaced and never edited
+	replacing  atomic.Bool                    // the rows may be ahead of droppedIDs: set by Store.replace until load is done
 }
 
 func openData(s *Store, shard sharding.Shard) (*Data, error) {
-	d := &Data{}
-	if err := d.open(s, shard); err != nil {
+	d := &Data{machine: machine{store: s, shard: shard}}
+	if err := d.load(); err != nil {
 		return nil, err
 	}
-	d.publish()
 	return d, nil
+}
+
+// load makes all that is kept in memory from the rows, and shows it to readers;
+// if it fails nothing has changed. Besides openData only the apply goroutine may
+// call it. Who has seen the new position sees the rest.
+func (d *Data) load() error {
+	rec, err := readRecord(d.store.db, d.shard)
+	if err != nil {
+		return err
+	}
+	sessions, err := loadSessions(d.store.db, d.shard, rec.time, rec.Index)
+	if err != nil {
+		return err
+	}
+	dropped, err := loadDropped(d.store.db, d.shard)
+	if err != nil {
+		return err
+	}
+	var owned *sharding.Range
+	if rec.owns {
+		owned = &rec.owned
+	}
+	d.rec, d.sessions = rec, sessions
+	d.droppedIDs.Store(&dropped)
+	d.replacing.Store(false)
+	d.owned.Store(owned)
+	d.show()
+	return nil
+}
+
+func loadDropped(from pebble.Reader, shard sharding.Shard) (ids []uint64, err error) {
+	err = eachRow(from, numberedKey(shard, tagDropped), func(name, _ []byte) error {
+		if len(name) != 8 {
+			return fmt.Errorf("a name of %d bytes, want 8", len(name))
+		}
+		ids = append(ids, binary.BigEndian.Uint64(name))
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fsm: the dropped buckets of shard %d: %w", shard, err)
+	}
+	return ids, nil
 }
 
 // Apply applies committed entries, in the log's order, and returns a Result
@@ -40,32 +88,45 @@ func (d *Data) Range() (sharding.Range, bool) {
 	return *r, true
 }
 
-func (d *Data) newBatch() *pebble.Batch { return d.store.db.NewBatch() }
+// newBatch is indexed only if an entry reads what others may have written in the
+// same batch: an index costs a write for each key.
+func (d *Data) newBatch(entries []Entry) *pebble.Batch {
+	if slices.ContainsFunc(entries, reads) {
+		return d.store.db.NewIndexedBatch()
+	}
+	return d.store.db.NewBatch()
+}
+
+func (d *Data) finish(b *pebble.Batch) error { return d.sessions.finish(b) }
 
 func (d *Data) publish() {
-	if d.rec.owns && d.owned.Load() == nil {
+	if now := d.owned.Load(); d.rec.owns && (now == nil || *now != d.rec.owned) {
 		r := d.rec.owned
 		d.owned.Store(&r)
 	}
 }
 
 func (d *Data) command(b *pebble.Batch, e *Entry) (Result, error) {
-	kind, body, err := kv.Header(e.Command)
-	switch {
-	case err != nil:
-		return Result{Err: invalid(err)}, nil
-	case kind == kv.KindSet, kind == kv.KindDelete:
-		return Result{Err: d.write(b, e)}, nil
-	case kind == kv.KindLead:
-		return Result{Err: d.lead(body, e.Term)}, nil
+	if err := d.sessions.expire(b, d.rec.time); err != nil {
+		return Result{}, err
+	}
+	switch kv.KindOf(e.Command) {
+	case kv.KindLead:
+		return Result{Err: d.lead(e)}, nil
+	case kv.KindDrop:
+		return d.drop(b, e)
 	default:
-		return Result{Err: fmt.Errorf("%w: command kind %d for a data shard", kv.ErrInvalid, kind)}, nil
+		return d.write(b, e)
 	}
 }
 
 // lead starts a leader's term. The first one fixes the slots of the shard; the
 // later ones carry them too and only tell the term.
-func (d *Data) lead(body *kv.Decoder, term uint64) error {
+func (d *Data) lead(e *Entry) error {
+	_, body, err := kv.Header(e.Command)
+	if err != nil {
+		return invalid(err)
+	}
 	r := sharding.Range{First: body.U16(), Last: body.U16()}
 	if err := body.Finish(); err != nil {
 		return invalid(err)
@@ -76,70 +137,82 @@ func (d *Data) lead(body *kv.Decoder, term uint64) error {
 	if !d.rec.owns {
 		d.rec.owns, d.rec.owned = true, r
 	}
-	d.rec.LeadTerm = term
+	d.rec.LeadTerm = e.Term
 	return nil
 }
 
-// write applies a set or delete command. It reads the command twice: a batch
-// cannot be rolled back, and whether anything may be applied is known only at
-// the command's end. Hashing again is cheaper than keeping the hashes.
-func (d *Data) write(b *pebble.Batch, e *Entry) error {
-	if err := d.check(e.Command); err != nil {
-		return err
-	}
-	w, err := kv.DecodeWrite(e.Command)
+// drop removes a bucket's pairs and remembers its id. Readers are told before the
+// batch is committed: one that opens its iterator and looks then never takes the
+// emptied bucket for one without keys.
+func (d *Data) drop(b *pebble.Batch, e *Entry) (Result, error) {
+	_, body, err := kv.Header(e.Command)
 	if err != nil {
-		return invalid(err)
+		return Result{Err: invalid(err)}, nil
 	}
-	for {
-		key, value, ok := w.Next()
-		if !ok {
-			return nil
-		}
-		hash := sharding.Hash(w.Bucket, key)
-		var op *pebble.DeferredBatchOp
-		if w.Kind == kv.KindSet {
-			op = b.SetDeferred(pairBytes+len(key), versionBytes+len(value))
-			binary.BigEndian.PutUint64(op.Value, e.Index)
-			copy(op.Value[versionBytes:], value)
-		} else {
-			op = b.DeleteDeferred(pairBytes + len(key))
-		}
-		putPairKey(op.Key, d.shard, w.Bucket, hash, key)
-		_ = op.Finish() // only an indexed batch has anything to finish
+	bucket := body.U64()
+	if err := body.Finish(); err != nil {
+		return Result{Err: invalid(err)}, nil
 	}
+	if bucket == 0 {
+		return Result{Err: fmt.Errorf("%w: a drop of bucket 0, want 1 or more", kv.ErrInvalid)}, nil
+	}
+	ids := *d.droppedIDs.Load()
+	at, found := slices.BinarySearch(ids, bucket)
+	if found {
+		return Result{}, nil
+	}
+	ids = slices.Insert(slices.Clip(ids), at, bucket) // into an array of its own
+	d.droppedIDs.Store(&ids)
+	prefix := appendBucketPrefix(nil, d.shard, bucket)
+	if err := b.DeleteRange(prefix, successor(prefix), nil); err != nil {
+		return Result{}, err
+	}
+	return Result{}, b.Set(numberedKey(d.shard, tagDropped, bucket), nil, nil)
 }
 
-// check reads a set or delete command to its end and says whether it may be
-// applied.
-func (d *Data) check(command []byte) error {
-	w, err := kv.DecodeWrite(command)
+// exists says with kv.ErrNoSuchStore if a bucket was dropped, or is that of the
+// machine's own rows.
+func (d *Data) exists(bucket uint64) error {
+	if _, dropped := slices.BinarySearch(*d.droppedIDs.Load(), bucket); dropped || bucket == 0 {
+		return noBucket(d.shard, bucket)
+	}
+	return nil
+}
+
+// existsNow is exists for readers, who may come while a restore replaces the rows:
+// then the rows say what was dropped.
+func (d *Data) existsNow(bucket uint64) error {
+	if d.replacing.Load() {
+		dropped, err := row(d.store.db, numberedKey(d.shard, tagDropped, bucket))
+		if err != nil {
+			return err
+		}
+		if dropped != nil {
+			return noBucket(d.shard, bucket)
+		}
+	}
+	return d.exists(bucket) // only now: load publishes the ids before it ends replacing
+}
+
+func noBucket(shard sharding.Shard, bucket uint64) error {
+	return fmt.Errorf("%w: bucket %d of shard %d", kv.ErrNoSuchStore, bucket, shard)
+}
+
+// iterator opens an iterator for a reader of a bucket.
+func (d *Data) iterator(bucket uint64, o *pebble.IterOptions) (*pebble.Iterator, error) {
+	it, err := d.store.db.NewIter(o)
 	if err != nil {
-		return invalid(err)
+		return nil, fmt.Errorf("fsm: reading shard %d: %w", d.shard, err)
 	}
-	if w.Bucket == 0 {
-		return fmt.Errorf("%w: a write to bucket 0, want 1 or more", kv.ErrInvalid)
+	err = d.existsNow(bucket)
+	if d.dropped.Load() {
+		// Set before the rows go: else what is missing was never there.
+		err = fmt.Errorf("fsm: reading shard %d: %w", d.shard, ErrDropped)
 	}
-	foreign := -1 // the first slot that is not the shard's
-	for {
-		key, _, ok := w.Next()
-		if !ok {
-			break
-		}
-		if slot := sharding.SlotOf(sharding.Hash(w.Bucket, key)); foreign < 0 && !d.rec.owned.Contains(slot) {
-			foreign = int(slot)
-		}
+	if err != nil { // only now: see drop
+		return nil, errors.Join(err, it.Close())
 	}
-	switch err := w.Err(); {
-	case err != nil:
-		return invalid(err)
-	case !d.rec.owns:
-		return fmt.Errorf("%w: shard %d owns none yet", ErrNotOwner, d.shard)
-	case foreign >= 0:
-		return fmt.Errorf("%w: shard %d owns %d to %d, a key is in %d", ErrNotOwner, d.shard, d.rec.owned.First, d.rec.owned.Last, foreign)
-	default:
-		return nil
-	}
+	return it, nil
 }
 
 // keyBuffer is room for the disk key of an ordinary key.
@@ -150,7 +223,8 @@ const keyBuffer = 128
 // one the index of the entry that wrote it and a value that is valid only until
 // visit returns. All keys are read from one state of the shard, at or after the
 // position it had when Get was called. The first error of visit ends Get and is
-// returned. visit must not call the store: a Close that waits for it would wait
+// returned; kv.ErrNoSuchStore, before any visit, means that the bucket was
+// dropped. visit must not call the store: a Close that waits for it would wait
 // for ever.
 //
 // One iterator reads all keys: it is a consistent view that costs no lock of
@@ -164,9 +238,9 @@ func (d *Data) Get(bucket uint64, keys []string, visit func(i int, value []byte,
 	}
 	defer d.store.release()
 	// With the filters of the last level a missing key reads no block there.
-	it, err := d.store.db.NewIter(&pebble.IterOptions{UseL6Filters: true})
+	it, err := d.iterator(bucket, &pebble.IterOptions{UseL6Filters: true})
 	if err != nil {
-		return fmt.Errorf("fsm: reading shard %d: %w", d.shard, err)
+		return err
 	}
 	defer func() {
 		if closeErr := it.Close(); err == nil && closeErr != nil {

@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -140,7 +139,7 @@ func TestNotOwnerIsIsolated(t *testing.T) {
 }
 
 func TestMalformedCommands(t *testing.T) {
-	good := kv.AppendSet(nil, 1, []kv.Pair{{Key: "a", Value: []byte("1")}, {Key: "b", Value: []byte("2")}})
+	good := kv.AppendSet(nil, kv.Origin{}, 1, []kv.Pair{{Key: "a", Value: []byte("1")}, {Key: "b", Value: []byte("2")}})
 	for _, c := range []struct {
 		name    string
 		command []byte
@@ -152,7 +151,7 @@ func TestMalformedCommands(t *testing.T) {
 		{"cut short", good[:len(good)-1]},
 		{"bytes left over", append(slices.Clone(good), 0)},
 		{"count too high", append(kv.AppendHeader(nil, kv.KindDelete), 0, 0, 0, 0, 0, 0, 0, 1, 200)},
-		{"bucket 0", kv.AppendSet(nil, 0, []kv.Pair{{Key: "a"}})},
+		{"bucket 0", kv.AppendSet(nil, kv.Origin{}, 0, []kv.Pair{{Key: "a"}})},
 		{"range backwards", kv.AppendLead(nil, 5, 4)},
 		{"range past the last slot", kv.AppendLead(nil, 0, sharding.Slots)},
 		{"half a lead", kv.AppendHeader(nil, kv.KindLead)},
@@ -232,54 +231,9 @@ type countingState struct {
 	batches int
 }
 
-func (c *countingState) newBatch() *pebble.Batch {
+func (c *countingState) newBatch(entries []Entry) *pebble.Batch {
 	c.batches++
-	return c.Data.newBatch()
-}
-
-// TestLargeValues applies more than one batch holds, in one call.
-func TestLargeValues(t *testing.T) {
-	const values = 6
-	fs := vfs.NewMem()
-	s := openOn(t, fs)
-	d := leading(t, s, 1)
-	size := kv.Limits{}.WithDefaults().ValueBytes
-	var log []Entry
-	var keys []string
-	for i := range values {
-		key := fmt.Sprintf("key-%d", i)
-		value := bytes.Repeat([]byte{byte('a' + i)}, size)
-		command := kv.AppendSet(nil, 1, []kv.Pair{{Key: key, Value: value}})
-		if len(command) > kv.MaxCommandBytes {
-			t.Fatalf("a command of %d bytes", len(command))
-		}
-		log = append(log, Entry{Index: uint64(i + 2), Term: 1, Command: command})
-		keys = append(keys, key)
-	}
-	counting := &countingState{Data: d}
-	for i, r := range d.apply(counting, log) {
-		if r.Err != nil {
-			t.Fatalf("value %d: %v", i, r.Err)
-		}
-	}
-	if counting.batches != 2 {
-		t.Errorf("%d values of 4 MiB took %d batches, want 2", values, counting.batches)
-	}
-	for range 2 {
-		err := d.Get(1, keys, func(i int, value []byte, version uint64, _ bool) error {
-			if len(value) != size || bytes.Count(value, []byte{byte('a' + i)}) != size || version != uint64(i+2) {
-				return fmt.Errorf("value %d has %d bytes and version %d, want %d and %d", i, len(value), version, size, i+2)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Error(err)
-		}
-		closeStore(t, s)
-		s = openOn(t, fs)
-		d = dataOf(t, s, 1)
-	}
-	closeStore(t, s)
+	return c.Data.newBatch(entries)
 }
 
 // TestLargeBatch applies one command whose batch does not fit a memtable: Pebble
@@ -295,7 +249,7 @@ func TestLargeBatch(t *testing.T) {
 		kvs[i].Key = fmt.Sprintf("%d", i)
 	}
 	long := strings.Repeat("k", 1<<20)
-	apply(t, d, Entry{Index: 2, Term: 1, Command: kv.AppendSet(nil, 1, kvs)}, set(3, 1, "7", "newer", long, "long"))
+	apply(t, d, Entry{Index: 2, Term: 1, Command: kv.AppendSet(nil, kv.Origin{}, 1, kvs)}, set(3, 1, "7", "newer", long, "long"))
 	if m := s.db.Metrics(); m.MemTable.Count+m.Flush.Count < 2 {
 		t.Errorf("%d memtables and %d flushes: the batch was not a large one", m.MemTable.Count, m.Flush.Count)
 	}

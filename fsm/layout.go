@@ -3,13 +3,18 @@ package fsm
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 )
 
 const (
-	bucketBytes  = 4 + 8           // shard and bucket, before a pair's hash or a row's tag
+	shardBytes   = 4
+	bucketBytes  = shardBytes + 8  // shard and bucket, before a pair's hash or a row's tag
+	rowBytes     = bucketBytes + 1 // everything before a row's name
 	pairBytes    = bucketBytes + 8 // everything before a pair's key
 	versionBytes = 8               // before a pair's value
 )
@@ -19,12 +24,21 @@ const (
 	tagRecord byte = 0
 	tagMap    byte = 1
 	tagBucket byte = 2
+
+	// More of the catalogue's.
+	tagDropping byte = 16
+)
+
+// Tags of a data shard's rows besides the record.
+const (
+	tagSession byte = 8
+	tagPiece   byte = 9
+	tagDropped byte = 10
 )
 
 // appendPairKey appends the disk key of a pair.
 func appendPairKey(dst []byte, shard sharding.Shard, bucket, hash uint64, key string) []byte {
-	dst = binary.BigEndian.AppendUint32(dst, uint32(shard))
-	dst = binary.BigEndian.AppendUint64(dst, bucket)
+	dst = appendBucketPrefix(dst, shard, bucket)
 	dst = binary.BigEndian.AppendUint64(dst, hash)
 	return append(dst, key...)
 }
@@ -39,11 +53,45 @@ func putPairKey(dst []byte, shard sharding.Shard, bucket, hash uint64, key []byt
 
 // rowKey returns the disk key of a machine's own row.
 func rowKey(shard sharding.Shard, tag byte, name string) []byte {
-	key := make([]byte, 0, bucketBytes+1+len(name))
-	key = binary.BigEndian.AppendUint32(key, uint32(shard))
-	key = binary.BigEndian.AppendUint64(key, 0)
+	key := make([]byte, 0, rowBytes+len(name))
+	key = appendBucketPrefix(key, shard, 0)
 	key = append(key, tag)
 	return append(key, name...)
+}
+
+// numberedKey returns the disk key of a machine's own row that is named by
+// numbers, or of their prefix the start of such keys.
+func numberedKey(shard sharding.Shard, tag byte, numbers ...uint64) []byte {
+	key := make([]byte, 0, rowBytes+8*len(numbers))
+	key = appendBucketPrefix(key, shard, 0)
+	key = append(key, tag)
+	for _, n := range numbers {
+		key = binary.BigEndian.AppendUint64(key, n)
+	}
+	return key
+}
+
+// appendBucketPrefix appends what the disk keys of a bucket's pairs begin with.
+func appendBucketPrefix(dst []byte, shard sharding.Shard, bucket uint64) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(shard))
+	return binary.BigEndian.AppendUint64(dst, bucket)
+}
+
+// successor returns the least key after all that begin with prefix. A prefix of
+// nothing but 0xff has none, and a shard of that number does not exist.
+func successor(prefix []byte) []byte {
+	next := slices.Clone(prefix)
+	for i := len(next) - 1; i >= 0; i-- {
+		if next[i]++; next[i] != 0 {
+			return next[:i+1]
+		}
+	}
+	return nil
+}
+
+// span returns the bounds of all keys that begin with prefix.
+func span(prefix []byte) *pebble.IterOptions {
+	return &pebble.IterOptions{LowerBound: prefix, UpperBound: successor(prefix)}
 }
 
 // splitPair takes a pair's disk value apart.
@@ -60,12 +108,15 @@ const recordFormat = 1
 // record is what a machine knows besides its rows. It is written with every
 // batch:
 //
-//	format u8 = 1 · index u64 · term u64 · lead term u64 · owns u8 · first u16 · last u16 · last bucket id u64
+//	format u8 = 1 · index u64 · term u64 · lead term u64 · time u64 · owns u8 · first u16 · last u16 ·
+//	last bucket id u64 · last client id u64
 type record struct {
 	Position
+	time       uint64         // the shard's, in ms: the largest of the entries' times
 	owns       bool           // a lead entry has fixed owned (data shards)
 	owned      sharding.Range // slots of the shard
 	lastBucket uint64         // newest bucket id given out (catalogue)
+	lastClient uint64         // newest client id given out (catalogue)
 }
 
 func (r *record) append(dst []byte) []byte {
@@ -73,10 +124,12 @@ func (r *record) append(dst []byte) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, r.Index)
 	dst = binary.BigEndian.AppendUint64(dst, r.Term)
 	dst = binary.BigEndian.AppendUint64(dst, r.LeadTerm)
+	dst = binary.BigEndian.AppendUint64(dst, r.time)
 	dst = kv.AppendBool(dst, r.owns)
 	dst = binary.BigEndian.AppendUint16(dst, r.owned.First)
 	dst = binary.BigEndian.AppendUint16(dst, r.owned.Last)
-	return binary.BigEndian.AppendUint64(dst, r.lastBucket)
+	dst = binary.BigEndian.AppendUint64(dst, r.lastBucket)
+	return binary.BigEndian.AppendUint64(dst, r.lastClient)
 }
 
 func decodeRecord(b []byte) (record, error) {
@@ -86,9 +139,28 @@ func decodeRecord(b []byte) (record, error) {
 	}
 	r := record{
 		Position:   Position{Index: d.U64(), Term: d.U64(), LeadTerm: d.U64()},
+		time:       d.U64(),
 		owns:       d.Bool(),
 		owned:      sharding.Range{First: d.U16(), Last: d.U16()},
 		lastBucket: d.U64(),
+		lastClient: d.U64(),
 	}
 	return r, d.Finish()
+}
+
+// checkRow says whether a row may stand in a shard: key without the shard, with
+// room for what every key and value of its kind begins with.
+func checkRow(key, value []byte) error {
+	const least = bucketBytes + 1 - shardBytes // a bucket and a tag
+	if len(key) < least {
+		return fmt.Errorf("key %x has %d bytes, want at least %d", key, len(key), least)
+	}
+	if binary.BigEndian.Uint64(key) == 0 {
+		return nil
+	}
+	if least := pairBytes - shardBytes; len(key) < least {
+		return fmt.Errorf("key %.32x of a pair has %d bytes, want at least %d", key, len(key), least)
+	}
+	_, _, err := splitPair(value)
+	return err
 }

@@ -1,7 +1,10 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -85,11 +88,47 @@ func set(index, bucket uint64, keysAndValues ...string) Entry {
 	for i := 0; i < len(keysAndValues); i += 2 {
 		pairs = append(pairs, kv.Pair{Key: keysAndValues[i], Value: []byte(keysAndValues[i+1])})
 	}
-	return Entry{Index: index, Term: 1, Command: kv.AppendSet(nil, bucket, pairs)}
+	return Entry{Index: index, Term: 1, Command: kv.AppendSet(nil, kv.Origin{}, bucket, pairs)}
 }
 
 func del(index, bucket uint64, keys ...string) Entry {
-	return Entry{Index: index, Term: 1, Command: kv.AppendDelete(nil, bucket, keys)}
+	return Entry{Index: index, Term: 1, Command: kv.AppendDelete(nil, kv.Origin{}, bucket, keys)}
+}
+
+// by is the origin of a call's entry whose client has acknowledged no call.
+func by(client, seq uint64, entry uint32) kv.Origin {
+	return kv.Origin{Client: client, Seq: seq, Entry: entry}
+}
+
+// run1 applies one command as the next entry, at a shard time of 0.
+func run1(t tb, d *Data, command []byte) Result { return runAt(t, d, 0, command) }
+
+// runAt applies one command as the next entry.
+func runAt(t tb, d *Data, time uint64, command []byte) Result {
+	t.Helper()
+	results := d.Apply([]Entry{{Index: d.Position().Index + 1, Term: 1, Time: time, Command: command}})
+	if len(results) != 1 {
+		t.Fatalf("%d results of one entry", len(results))
+	}
+	return results[0]
+}
+
+// wantResult checks the class of a result's error, and its value.
+func wantResult(t tb, what string, got Result, value uint64, class error) {
+	t.Helper()
+	if got.Value != value || !errors.Is(got.Err, class) || class == nil && got.Err != nil {
+		t.Errorf("%s: value %d, error %v, want value %d, error %v", what, got.Value, got.Err, value, class)
+	}
+}
+
+// add is a command that adds to the key "n" of bucket 1.
+func add(o kv.Origin, delta int64) []byte { return kv.AppendIncrement(nil, o, 1, "n", delta) }
+
+// rowsOf returns the rows of a tag in a data shard, as dump does.
+func rowsOf(t tb, s *Store, shard sharding.Shard, tag byte) []string {
+	t.Helper()
+	prefix := fmt.Sprintf("%x", numberedKey(shard, tag))
+	return slices.DeleteFunc(dump(t, s), func(row string) bool { return !strings.HasPrefix(row, prefix) })
 }
 
 // look returns what Get visits, each as "value@version" or "-".

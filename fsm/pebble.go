@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -13,11 +14,12 @@ import (
 const (
 	// memTableBytes is how much is applied between two flushes: with the
 	// write-ahead log off, larger only means fewer and larger tables in L0,
-	// and more of the Raft log to apply again after a crash.
-	memTableBytes = 32 << 20
+	// and more of the Raft log to apply again after a crash. A node of 512 MiB
+	// has room for memTables of them.
+	memTableBytes = 16 << 20
 
 	// memTables is how many memtables may wait for their flush before Apply
-	// does: 128 MiB, some seconds of a slow disk.
+	// does: 64 MiB, a second or two of a slow disk.
 	memTables = 4
 
 	// residentMemTables is how many memtables an ordinary load keeps: the one
@@ -34,7 +36,7 @@ const (
 	// layers of L0; Pebble's default, at which one core keeps up.
 	compactL0 = 4
 
-	// stopL0 makes Apply wait when there are that many: some 600 MiB behind.
+	// stopL0 makes Apply wait when there are that many: some 300 MiB behind.
 	// Further behind, reads cost more than waiting does.
 	stopL0 = 20
 
@@ -45,11 +47,17 @@ const (
 	// slowDisk is how long one operation of the file system may take before
 	// the log says so: Pebble's own default.
 	slowDisk = 5 * time.Second
+
+	// hungDisk is how long it may take before the disk counts as broken, as for
+	// the journal: raft keeps a leader whose disk hangs (hashicorp/raft#503).
+	// It is noticed up to 2 s late.
+	hungDisk = 10 * time.Second
 )
 
 func (s *Store) options() *pebble.Options {
 	o := &pebble.Options{
 		CacheSize:                   s.cfg.CacheBytes + residentMemTables*memTableBytes,
+		ReadOnly:                    s.cfg.ReadOnly,
 		DisableWAL:                  true,
 		FormatMajorVersion:          pebble.FormatNewest,
 		FS:                          s.fs,
@@ -69,7 +77,7 @@ func (s *Store) options() *pebble.Options {
 
 func (s *Store) listener() *pebble.EventListener {
 	return &pebble.EventListener{
-		BackgroundError: func(err error) { s.fatal(fmt.Errorf("pebble in the background: %w", err)) },
+		BackgroundError: s.backgroundError,
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			s.fatal(fmt.Errorf("%s is corrupt: %w", info.Path, info.Details))
 		},
@@ -77,6 +85,16 @@ func (s *Store) listener() *pebble.EventListener {
 			s.cfg.Logger.Warn("applying waits for Pebble", "reason", info.Reason)
 		},
 	}
+}
+
+// backgroundError is fatal, but for a compaction that had to make way for Restore
+// or Drop: Pebble reports it and does it again.
+func (s *Store) backgroundError(err error) {
+	if errors.Is(err, pebble.ErrCancelledCompaction) {
+		s.cfg.Logger.Debug("a compaction made way", "detail", err)
+		return
+	}
+	s.fatal(fmt.Errorf("pebble in the background: %w", err))
 }
 
 // pebbleLog gives Pebble's log to slog.

@@ -7,8 +7,10 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -221,6 +223,102 @@ func checkFailed(t *testing.T, s *Store, d *Data) {
 	if got := d.Position().Index; got != 3 {
 		t.Errorf("position %d, want 3", got)
 	}
+}
+
+// TestHungDiskIsFatal blocks a sync for longer than is allowed.
+func TestHungDiskIsFatal(t *testing.T) {
+	blocked, release := make(chan struct{}, 1), make(chan struct{})
+	inject := errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileSyncData && strings.HasSuffix(op.Path, ".sst") {
+			blocked <- struct{}{}
+			<-release
+		}
+		return nil
+	})
+	fatals := make(chan error, 1)
+	s, err := Open(Config{
+		Dir: testDir, fs: errorfs.Wrap(vfs.NewMem(), inject), Fatal: func(err error) { fatals <- err },
+		slowDisk: time.Second, hungDisk: time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.slow(vfs.DiskSlowInfo{Duration: time.Second}) // slow, but not hung
+	d := leading(t, s, 1)
+	flushed := make(chan error, 1)
+	go func() { flushed <- s.Flush() }()
+	<-blocked
+	fatal := <-fatals // Pebble looks every 2 s
+	if !strings.Contains(fatal.Error(), "the disk hangs: sync") || !strings.Contains(fatal.Error(), ".sst") {
+		t.Errorf("fatal: %v", fatal)
+	}
+	if err := <-flushed; !errors.Is(err, fatal) {
+		t.Errorf("the flush that hangs: %v, want %v", err, fatal)
+	}
+	if err := d.Apply([]Entry{set(2, 1, "k", "v")})[0].Err; !errors.Is(err, fatal) {
+		t.Errorf("applying: %v, want %v", err, fatal)
+	}
+	close(release)
+	if err := s.Close(); !errors.Is(err, fatal) {
+		t.Errorf("close: %v, want %v", err, fatal)
+	}
+}
+
+// waitingIn returns how many goroutines wait in a function of the store.
+func waitingIn(function string) (n int) {
+	buf := make([]byte, 1<<20)
+	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		head, _, _ := strings.Cut(stack, "\n")
+		if strings.Contains(stack, "fsm.(*Store)."+function+"(") && (strings.Contains(head, "[chan receive") || strings.Contains(head, "[sync.Mutex.Lock")) {
+			n++
+		}
+	}
+	return n
+}
+
+// TestFlushesAreShared: whoever comes while a flush runs waits for the next
+// one, and all of them for the same.
+func TestFlushesAreShared(t *testing.T) {
+	const callers = 20
+	mem := vfs.NewCrashableMem()
+	blocked, release := make(chan struct{}, 1), make(chan struct{})
+	var first sync.Once
+	inject := errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") {
+			first.Do(func() {
+				blocked <- struct{}{}
+				<-release
+			})
+		}
+		return nil
+	})
+	s := openOn(t, errorfs.Wrap(mem, inject))
+	d := leading(t, s, 1)
+	flushed := make(chan error, callers+1)
+	go func() { flushed <- s.Flush() }()
+	<-blocked
+	apply(t, d, set(2, 1, "k", "late"))
+	for range callers {
+		go func() { flushed <- s.Flush() }()
+	}
+	for waitingIn("sharedFlush") < callers {
+		runtime.Gosched()
+	}
+	close(release)
+	for range callers + 1 {
+		if err := <-flushed; err != nil {
+			t.Error(err)
+		}
+	}
+	crashed := openOn(t, mem.CrashClone(vfs.CrashCloneCfg{}))
+	if got := look(t, dataOf(t, crashed, 1), 1, "k"); got[0] != "late@2" {
+		t.Errorf("after the flush and a crash: %q", got)
+	}
+	closeStore(t, crashed)
+	if got := s.db.Metrics().Flush.Count; got != 2 {
+		t.Errorf("%d flushes for %d callers, want 2", got, callers+1)
+	}
+	closeStore(t, s)
 }
 
 // failingState is a machine's differing part in which something fails.
