@@ -21,7 +21,7 @@ type accepted struct {
 	calls    atomic.Int64 // being received, handled or waiting for room to be answered
 
 	mu       sync.Mutex
-	opened   [streamGossip + 1]int // long-lived streams so far, by kind
+	opened   [streamBulk + 1]int // long-lived streams so far, bulk streams now, by kind
 	outs     []*outbox
 	draining bool
 }
@@ -141,6 +141,9 @@ func (a *accepted) serveKind(s *quic.Stream) error {
 			return badFrame("second stream of kind %d", kind)
 		}
 		return a.serveLane(s)
+	case streamBulk:
+		a.serveBulk(s)
+		return nil
 	default:
 		return a.offerGossip(s)
 	}
@@ -161,7 +164,7 @@ func readHello(s *quic.Stream) (streamKind, error) {
 	return kind, s.SetReadDeadline(time.Time{})
 }
 
-// claim counts a long-lived stream and keeps its outbox, for draining.
+// claim counts a stream and keeps its outbox, for draining.
 func (a *accepted) claim(kind streamKind, most int, out *outbox) (draining, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -211,12 +214,15 @@ func (a *accepted) drain(ctx context.Context) {
 	a.mu.Lock()
 	a.draining = true
 	a.mu.Unlock()
-	for _, out := range a.outboxes() {
+	outs := a.outboxes()
+	for _, out := range outs {
 		out.finish()
 	}
-	select {
-	case <-a.qc.Context().Done():
-	case <-ctx.Done():
+	if len(outs) > 0 { // nothing is to be read from a connection that only carries bulk streams
+		select {
+		case <-a.qc.Context().Done():
+		case <-ctx.Done():
+		}
 	}
 	a.end(codeClosed, "closed")
 }

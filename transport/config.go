@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -25,6 +26,12 @@ const (
 	defaultMaxMessage = 72 << 20  // the largest answer the product gives, 64 MiB, and its framing
 	defaultInflight   = 256 << 20 // three of the largest requests, or a thousand of 256 KiB
 	gossipKeyBytes    = 32
+
+	// defaultBulkRate fills half of a gigabit network, and leaves a disk that writes 200 MB/s time for the journal.
+	defaultBulkRate = 64 << 20
+	// minBulkRate keeps a piece of a bulk write well below bulkWait also when several streams share the rate: below it
+	// the other side would take us for dead.
+	minBulkRate = 64 << 10
 
 	// maxClientCalls bounds what one client has at work: enough to keep a node busy, too little to fill its memory.
 	maxClientCalls = 256
@@ -88,8 +95,15 @@ type Config struct {
 	// and must not block. msg belongs to it. nil: they are dropped.
 	Receive func(from Identity, msg []byte)
 
-	// Resolve says where a node is now. Required for Call and Send.
+	// Resolve says where a node is now. Required for Call, Send and DialBulk.
 	Resolve func(node string) (addr string, ok bool)
+
+	// Bulk takes the bulk streams that other nodes open, each in a goroutine of its own. conn is its to use until it
+	// returns; what it has written by then still arrives. Close makes conn fail and waits for it. nil: they are refused.
+	Bulk func(from Identity, conn net.Conn)
+
+	// BulkBytesPerSecond bounds what this node sends on all its bulk streams together; default 64 MiB, least 64 KiB.
+	BulkBytesPerSecond int64
 
 	GossipKey []byte // 32 bytes; nil: no gossip plane
 
@@ -118,6 +132,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.InflightBytes == 0 {
 		c.InflightBytes = defaultInflight
 	}
+	if c.BulkBytesPerSecond == 0 {
+		c.BulkBytesPerSecond = defaultBulkRate
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -126,6 +143,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.InflightBytes < 0 {
 		return c, fmt.Errorf("InflightBytes %d, want at least 1", c.InflightBytes)
+	}
+	if c.BulkBytesPerSecond < minBulkRate {
+		return c, fmt.Errorf("BulkBytesPerSecond %d, want at least %d", c.BulkBytesPerSecond, minBulkRate)
 	}
 	if c.ConnectWait < 0 {
 		return c, fmt.Errorf("ConnectWait %s, want at least 0", c.ConnectWait)

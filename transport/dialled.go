@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
 )
 
-// dialled is a connection that we opened, with its long-lived streams.
+// dialled is a connection that we opened, with its long-lived streams, or the one for bulk streams, which has none.
 type dialled struct {
 	t     *Transport
 	link  *link
@@ -19,11 +20,15 @@ type dialled struct {
 	peer  Identity
 	since time.Time
 
-	calls   [callStreams]*callStream
-	lanes   [laneCount]*outbox // nil unless we are a node
+	calls   []*callStream      // callStreams of them; none on a bulk link
+	lanes   [laneCount]*outbox // nil unless we are a node; none on a bulk link
 	turn    atomic.Uint32      // whose turn among calls
 	live    atomic.Int32       // call streams whose reader runs
-	leaving atomic.Bool        // the other side takes no new calls
+	leaving atomic.Bool        // the other side takes no new calls, or retire has given the connection up
+
+	mu   sync.Mutex
+	open int  // bulk streams
+	used bool // a bulk stream was opened or closed since retire looked
 }
 
 // dial makes one attempt. The connection is returned once the other side has let us in: with TLS 1.3 our handshake is
@@ -57,17 +62,24 @@ func (t *Transport) connect(ctx context.Context, l *link, attempt int) (*dialled
 	}
 	d := &dialled{t: t, link: l, qc: qc, since: time.Now()}
 	if d.peer, err = t.creds.verifyNode(qc.ConnectionState().TLS, l.name); err == nil {
-		err = d.open(ctx, proto == protoPeer)
+		err = d.openStreams(ctx, proto == protoPeer)
 	}
 	if err != nil {
 		d.end(codeClosed, "not used")
 		return nil, err
 	}
+	t.stats.dialled.Add(1)
+	t.group.Go(d.watch)
 	return d, nil
 }
 
-// open opens the streams and starts their goroutines.
-func (d *dialled) open(ctx context.Context, lanes bool) error {
+// openStreams opens the long-lived streams and starts their goroutines. A bulk link has none: whether the other side has
+// let us in is heard on each of its streams.
+func (d *dialled) openStreams(ctx context.Context, lanes bool) error {
+	if d.link.bulk {
+		d.t.group.Go(d.retireUnused)
+		return nil
+	}
 	streams := make([]*quic.Stream, 0, callStreams+int(laneCount))
 	for range callStreams {
 		s, err := d.openStream(ctx, streamCall)
@@ -85,12 +97,12 @@ func (d *dialled) open(ctx context.Context, lanes bool) error {
 			streams = append(streams, s)
 		}
 	}
-	if err := awaitWelcome(ctx, streams[0]); err != nil {
+	if err := awaitWelcome(ctx, streams[0], streamCall); err != nil {
 		return err
 	}
 	d.live.Store(callStreams)
-	for i := range d.calls {
-		d.calls[i] = newCallStream(d, streams[i], i == 0)
+	for i, s := range streams[:callStreams] {
+		d.calls = append(d.calls, newCallStream(d, s, i == 0))
 	}
 	for _, c := range d.calls {
 		d.write(c.out, c.stream)
@@ -99,8 +111,6 @@ func (d *dialled) open(ctx context.Context, lanes bool) error {
 	if lanes {
 		d.openLanes(streams[callStreams:])
 	}
-	d.t.stats.dialled.Add(1)
-	d.t.group.Go(d.watch)
 	return nil
 }
 
@@ -127,8 +137,8 @@ func (d *dialled) openStream(ctx context.Context, kind streamKind) (*quic.Stream
 	return s, nil
 }
 
-// awaitWelcome waits until the other side has accepted a call stream, which it says by sending its hello back.
-func awaitWelcome(ctx context.Context, s *quic.Stream) error {
+// awaitWelcome waits until the other side has accepted a stream, which it says by sending its hello back.
+func awaitWelcome(ctx context.Context, s *quic.Stream, kind streamKind) error {
 	stop := context.AfterFunc(ctx, func() { s.CancelRead(0) })
 	defer stop()
 	var welcome [helloBytes]byte
@@ -138,8 +148,8 @@ func awaitWelcome(ctx context.Context, s *quic.Stream) error {
 		}
 		return err
 	}
-	if welcome != streamCall.hello() {
-		return fmt.Errorf("server welcomes with % x, want % x", welcome, streamCall.hello())
+	if welcome != kind.hello() {
+		return badFrame("server welcomes with % x, want % x", welcome, kind.hello())
 	}
 	return nil
 }

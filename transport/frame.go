@@ -18,6 +18,7 @@ const (
 	streamData    streamKind = 2 // one-way messages, LaneData
 	streamCall    streamKind = 3 // requests one way, answers the other
 	streamGossip  streamKind = 4 // raw bytes after the hello
+	streamBulk    streamKind = 5 // raw bytes after the hello and its echo
 )
 
 func (k streamKind) hello() [helloBytes]byte {
@@ -26,7 +27,7 @@ func (k streamKind) hello() [helloBytes]byte {
 
 func parseHello(b [helloBytes]byte) (streamKind, error) {
 	kind := streamKind(b[3])
-	if kind < streamControl || kind > streamGossip || b != kind.hello() {
+	if kind < streamControl || kind > streamBulk || b != kind.hello() {
 		return 0, fmt.Errorf("stream begins with % x, want \"mk\", version %d and a known kind", b, frameVersion)
 	}
 	return kind, nil

@@ -51,6 +51,7 @@ func TestHeaderGolden(t *testing.T) {
 func TestHelloGolden(t *testing.T) {
 	for kind, want := range map[streamKind]string{
 		streamControl: "6d6b0101", streamData: "6d6b0102", streamCall: "6d6b0103", streamGossip: "6d6b0104",
+		streamBulk: "6d6b0105",
 	} {
 		hello := kind.hello()
 		if got := hex.EncodeToString(hello[:]); got != want {
@@ -60,7 +61,7 @@ func TestHelloGolden(t *testing.T) {
 			t.Errorf("kind %d: read %d, %v", kind, got, err)
 		}
 	}
-	for _, bad := range [][helloBytes]byte{{}, {'m', 'k', 1, 0}, {'m', 'k', 1, 5}, {'m', 'k', 2, 1}, {'k', 'm', 1, 1}} {
+	for _, bad := range [][helloBytes]byte{{}, {'m', 'k', 1, 0}, {'m', 'k', 1, 6}, {'m', 'k', 2, 1}, {'k', 'm', 1, 1}} {
 		if kind, err := parseHello(bad); err == nil {
 			t.Errorf("% x: got kind %d, want an error", bad, kind)
 		}

@@ -205,7 +205,7 @@ func TestClientMayOnlyCall(t *testing.T) {
 	n1 := w.node("n1", func(c *Config) { c.GossipKey = fill(gossipKeyBytes) })
 	creds, err := loadCredentials(filepath.Join(w.dir, "ca.crt"), clientCert(t, w, ".crt"), clientCert(t, w, ".key"))
 	must(t, err)
-	for _, kind := range []streamKind{streamControl, streamData, streamGossip} {
+	for _, kind := range []streamKind{streamControl, streamData, streamGossip, streamBulk} {
 		qc, err := stranger(t, n1, creds.client(protoClient, ""))
 		must(t, err)
 		s, err := qc.OpenStream()
@@ -259,6 +259,8 @@ func TestOpenRefuses(t *testing.T) {
 		}, []string{"2 identity URIs"}},
 		"short gossip key": {func(c *Config) { c.GossipKey = []byte("x") }, []string{"GossipKey has 1 bytes, want 32"}},
 		"negative message": {func(c *Config) { c.MaxMessageBytes = -1 }, []string{"MaxMessageBytes -1"}},
+		"negative rate":    {func(c *Config) { c.BulkBytesPerSecond = -1 }, []string{"BulkBytesPerSecond -1"}},
+		"tiny rate":        {func(c *Config) { c.BulkBytesPerSecond = 1000 }, []string{"BulkBytesPerSecond 1000, want at least 65536"}},
 		"negative wait":    {func(c *Config) { c.ConnectWait = -1 }, []string{"ConnectWait -1ns"}},
 		"negative budget":  {func(c *Config) { c.InflightBytes = -1 }, []string{"InflightBytes -1"}},
 	} {

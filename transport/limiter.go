@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// rate tells when more than limit things happened within one second.
-type rate struct {
+// meter tells when more than limit things happened within one second.
+type meter struct {
 	limit int
 
 	mu    sync.Mutex
@@ -14,14 +14,14 @@ type rate struct {
 	count int
 }
 
-func (r *rate) exceeded() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now := time.Now(); now.Sub(r.since) >= time.Second {
-		r.since, r.count = now, 0
+func (m *meter) exceeded() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := time.Now(); now.Sub(m.since) >= time.Second {
+		m.since, m.count = now, 0
 	}
-	r.count++
-	return r.count > r.limit
+	m.count++
+	return m.count > m.limit
 }
 
 // logEvery is how often a line about a refused stranger is logged: whoever can reach the port can cause one.

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-func TestRateCountsWithinASecond(t *testing.T) {
+func TestMeterCountsWithinASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &rate{limit: 2}
+		m := &meter{limit: 2}
 		for second := range 3 {
 			for i, want := range []bool{false, false, true, true} {
-				if got := r.exceeded(); got != want {
+				if got := m.exceeded(); got != want {
 					t.Fatalf("second %d, thing %d: got exceeded %t, want %t", second, i, got, want)
 				}
 			}

@@ -19,6 +19,7 @@ type link struct {
 	t    *Transport
 	addr string
 	name string // "": whoever is at addr
+	bulk bool   // its connection carries bulk streams and nothing else
 
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
@@ -36,14 +37,19 @@ type link struct {
 	tries   int       // which of several addresses of a host name to take
 }
 
-func (t *Transport) newLink(addr, name string) *link {
-	l := &link{t: t, addr: addr, name: name, changed: make(chan struct{})}
+func (t *Transport) newLink(addr, name string, bulk bool) *link {
+	l := &link{t: t, addr: addr, name: name, bulk: bulk, changed: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(t.ctx)
 	return l
 }
 
-// linkTo returns the link to a node where it is now. A link to where it was is closed.
-func (t *Transport) linkTo(name string) (*link, error) {
+// linkTo returns the link for calls and lanes to a node where it is now, bulkLinkTo the one for bulk streams. A link to
+// where it was is closed.
+func (t *Transport) linkTo(name string) (*link, error) { return t.linkIn(t.byName, name, false) }
+
+func (t *Transport) bulkLinkTo(name string) (*link, error) { return t.linkIn(t.bulk, name, true) }
+
+func (t *Transport) linkIn(links map[string]*link, name string, bulk bool) (*link, error) {
 	if t.cfg.Resolve == nil {
 		return nil, errors.New("no Resolve configured")
 	}
@@ -56,13 +62,13 @@ func (t *Transport) linkTo(name string) (*link, error) {
 		t.mu.Unlock()
 		return nil, ErrClosed
 	}
-	old := t.byName[name]
+	old := links[name]
 	if old != nil && old.addr == addr {
 		t.mu.Unlock()
 		return old, nil
 	}
-	l := t.newLink(addr, name)
-	t.byName[name] = l
+	l := t.newLink(addr, name, bulk)
+	links[name] = l
 	t.mu.Unlock()
 	if old != nil {
 		old.close(codeForgotten, "address changed")
@@ -78,20 +84,24 @@ func (t *Transport) linkAt(addr string) (*link, error) {
 	}
 	l := t.byAddr[addr]
 	if l == nil {
-		l = t.newLink(addr, "")
+		l = t.newLink(addr, "", false)
 		t.byAddr[addr] = l
 	}
 	return l, nil
 }
 
-// Forget drops the connection to a node, because its address changed. Calls on it end with ErrLost.
+// Forget drops the connections to a node, because its address changed. Calls on them end with ErrLost, bulk streams
+// fail.
 func (t *Transport) Forget(node string) {
 	t.mu.Lock()
-	l := t.byName[node]
+	links := []*link{t.byName[node], t.bulk[node]}
 	delete(t.byName, node)
+	delete(t.bulk, node)
 	t.mu.Unlock()
-	if l != nil {
-		l.close(codeForgotten, "address changed")
+	for _, l := range links {
+		if l != nil {
+			l.close(codeForgotten, "address changed")
+		}
 	}
 }
 

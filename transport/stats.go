@@ -18,6 +18,8 @@ type Stats struct {
 	ForgedPackets         uint64 // dropped: not under our gossip key
 	DroppedPackets        uint64 // dropped: nobody read Packets fast enough
 	DroppedStreams        uint64 // reset: nobody took Streams fast enough
+	BulkIn, BulkOut       uint64 // bytes of bulk streams
+	RefusedBulk           uint64 // bulk streams of others reset: too many, not wanted here, shutting down
 
 	InflightBytes int64 // requests being received or handled, answers not yet written
 	Dialled       int64 // connections
@@ -31,6 +33,7 @@ type counters struct {
 	dials, dialFailures, refusedPeers, badStreams     atomic.Uint64
 	packetsIn, packetsOut, forged                     atomic.Uint64
 	droppedPackets, droppedStreams                    atomic.Uint64
+	bulkIn, bulkOut, refusedBulk                      atomic.Uint64
 	dialled, accepted                                 atomic.Int64
 }
 
@@ -47,6 +50,7 @@ func (t *Transport) Stats() Stats {
 		PacketsIn: c.packetsIn.Load(), PacketsOut: c.packetsOut.Load(),
 		ForgedPackets: c.forged.Load(), DroppedPackets: c.droppedPackets.Load(),
 		DroppedStreams: c.droppedStreams.Load(),
-		InflightBytes:  t.gate.inUse(), Dialled: c.dialled.Load(), Accepted: c.accepted.Load(),
+		BulkIn:         c.bulkIn.Load(), BulkOut: c.bulkOut.Load(), RefusedBulk: c.refusedBulk.Load(),
+		InflightBytes: t.gate.inUse(), Dialled: c.dialled.Load(), Accepted: c.accepted.Load(),
 	}
 }

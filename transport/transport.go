@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/quic-go/quic-go"
+	"golang.org/x/time/rate"
 )
 
 // Why a connection was ended, as the other side sees it.
@@ -26,6 +27,7 @@ type Transport struct {
 	udp   *net.UDPConn
 	quic  *quic.Transport
 	gate  *gate
+	pace  *rate.Limiter // of what leaves on bulk streams
 	stats counters
 
 	packets  chan Packet
@@ -41,6 +43,7 @@ type Transport struct {
 	closed   bool
 	byName   map[string]*link
 	byAddr   map[string]*link
+	bulk     map[string]*link // by name; only for bulk streams
 	accepted map[*accepted]struct{}
 }
 
@@ -67,8 +70,10 @@ func Open(cfg Config) (*Transport, error) {
 		creds:    creds,
 		udp:      udp,
 		gate:     newGate(cfg.InflightBytes),
+		pace:     rate.NewLimiter(rate.Limit(cfg.BulkBytesPerSecond), bulkBurst),
 		byName:   make(map[string]*link),
 		byAddr:   make(map[string]*link),
+		bulk:     make(map[string]*link),
 		accepted: make(map[*accepted]struct{}),
 	}
 	t.ctx, t.cancel = context.WithCancelCause(context.Background())
@@ -94,7 +99,7 @@ func (t *Transport) start() error {
 		return err
 	}
 	resetKey := quic.StatelessResetKey(t.cfg.ResetKey)
-	handshakes := &rate{limit: maxHandshakes}
+	handshakes := &meter{limit: maxHandshakes}
 	t.quic = &quic.Transport{
 		Conn:                t.udp,
 		StatelessResetKey:   &resetKey,
@@ -141,8 +146,8 @@ func (t *Transport) close() error {
 
 	t.mu.Lock()
 	t.closed = true
-	links := make([]*link, 0, len(t.byName)+len(t.byAddr))
-	for _, m := range []map[string]*link{t.byName, t.byAddr} {
+	links := make([]*link, 0, len(t.byName)+len(t.byAddr)+len(t.bulk))
+	for _, m := range []map[string]*link{t.byName, t.byAddr, t.bulk} {
 		for _, l := range m {
 			links = append(links, l)
 		}

@@ -1,10 +1,12 @@
 package raftnet
 
 import (
+	"encoding/gob"
 	"fmt"
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +16,10 @@ import (
 
 // commitTimeout is raft's, as the cluster sets it.
 const commitTimeout = 50 * time.Millisecond
+
+// trailingLogs is what raft keeps behind a snapshot: so few entries that a
+// follower that was away needs the snapshot.
+const trailingLogs = 4
 
 // cluster is real raft on every shard of every node.
 type cluster struct {
@@ -31,7 +37,7 @@ type replica struct {
 	raft   *raft.Raft
 	fsm    *journal
 	logs   *raft.InmemStore
-	snaps  *raft.InmemSnapshotStore
+	snaps  *shelf
 	config *raft.Config
 }
 
@@ -59,8 +65,59 @@ func (j *journal) all() []string {
 	return slices.Clone(j.commands)
 }
 
-func (j *journal) Snapshot() (raft.FSMSnapshot, error) { return nil, errNoSnapshots }
-func (j *journal) Restore(r io.ReadCloser) error       { return r.Close() }
+func (j *journal) Snapshot() (raft.FSMSnapshot, error) { return page(j.all()), nil }
+
+func (j *journal) Restore(r io.ReadCloser) error {
+	var commands []string
+	if err := gob.NewDecoder(r).Decode(&commands); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.commands, j.seen = commands, make(map[string]bool)
+	for _, command := range commands {
+		j.seen[command] = true
+	}
+	return r.Close()
+}
+
+// page is what a journal held when its snapshot was taken.
+type page []string
+
+func (p page) Persist(sink raft.SnapshotSink) error {
+	if err := gob.NewEncoder(sink).Encode([]string(p)); err != nil {
+		return err
+	}
+	return sink.Close()
+}
+
+func (p page) Release() {}
+
+// shelf keeps the last snapshot, and as one that writes a state while it reads
+// it does not know how long it is. The next faults times that it is opened, the
+// snapshot cannot be read to its end.
+type shelf struct {
+	*raft.InmemSnapshotStore
+	faults atomic.Int32
+}
+
+func (s *shelf) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, r, err := s.InmemSnapshotStore.Open(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	unmeasured := *meta
+	unmeasured.Size = 0
+	if s.faults.Add(-1) >= 0 {
+		r = io.NopCloser(io.MultiReader(io.LimitReader(r, meta.Size/2), failingReader{io.ErrUnexpectedEOF}))
+	}
+	return &unmeasured, r, nil
+}
+
+// failingReader stands for a snapshot that cannot be read (on).
+type failingReader struct{ err error }
+
+func (r failingReader) Read([]byte) (int, error) { return 0, r.err }
 
 // inCluster runs a test on three nodes in virtual time, once every shard has a
 // leader. Nodes in late are opened by the test.
@@ -100,10 +157,14 @@ func (c *cluster) start(node string, group func(uint32) *Group) {
 		servers = append(servers, raft.Server{ID: raft.ServerID(server(n)), Address: server(n)})
 	}
 	for shard := range c.shards {
-		r := &replica{logs: raft.NewInmemStore(), snaps: raft.NewInmemSnapshotStore(), config: raft.DefaultConfig()}
+		r := &replica{
+			logs: raft.NewInmemStore(), snaps: &shelf{InmemSnapshotStore: raft.NewInmemSnapshotStore()},
+			config: raft.DefaultConfig(),
+		}
 		r.config.LocalID = raft.ServerID(server(node))
 		r.config.HeartbeatTimeout, r.config.ElectionTimeout, r.config.LeaderLeaseTimeout = time.Second, time.Second, time.Second
 		r.config.CommitTimeout = commitTimeout
+		r.config.TrailingLogs = trailingLogs
 		r.config.NoLegacyTelemetry = true
 		r.config.LogOutput = io.Discard
 		g := group(shard)

@@ -3,6 +3,7 @@ package raftnet
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -23,10 +24,14 @@ const (
 	kindTimeoutNowAnswer    kind = 8
 	// kindFailure answers any request that raft refused with an error.
 	kindFailure kind = 10
+	// The kinds of a bulk stream; in a lane they are refused.
+	kindInstallSnapshot       kind = 11
+	kindInstallSnapshotAnswer kind = 12
 )
 
 func (k kind) request() bool { return k&1 == 1 }
 func (k kind) answer() kind  { return k + 1 }
+func (k kind) bulk() bool    { return k == kindInstallSnapshot || k == kindInstallSnapshotAnswer }
 
 // failure is the error of the other server's raft.
 type failure struct{ text string }
@@ -35,7 +40,7 @@ type failure struct{ text string }
 const (
 	flagLeadershipTransfer byte = 1 << 0 // kindVote
 	flagGranted            byte = 1 << 0 // kindVoteAnswer, kindPreVoteAnswer
-	flagSuccess            byte = 1 << 0 // kindAppendEntriesAnswer
+	flagSuccess            byte = 1 << 0 // kindAppendEntriesAnswer, kindInstallSnapshotAnswer
 	flagNoRetryBackoff     byte = 1 << 1 // kindAppendEntriesAnswer
 )
 
@@ -67,6 +72,10 @@ func messageKind(msg any) kind {
 		return kindTimeoutNow
 	case *raft.TimeoutNowResponse:
 		return kindTimeoutNowAnswer
+	case *raft.InstallSnapshotRequest:
+		return kindInstallSnapshot
+	case *raft.InstallSnapshotResponse:
+		return kindInstallSnapshotAnswer
 	case *failure:
 		return kindFailure
 	default:
@@ -80,6 +89,8 @@ func sizeHint(msg any) int {
 	switch m := msg.(type) {
 	case *raft.AppendEntriesRequest:
 		return fixed + entriesSize(m.Entries)
+	case *raft.InstallSnapshotRequest:
+		return fixed + len(m.Peers) + len(m.Configuration)
 	case *failure:
 		return fixed + len(m.text)
 	default:
@@ -128,6 +139,12 @@ func appendMessage(dst []byte, msg any) []byte {
 		return appendHeader(dst, m.RPCHeader)
 	case *raft.TimeoutNowResponse:
 		return appendHeader(dst, m.RPCHeader)
+	case *raft.InstallSnapshotRequest:
+		return appendInstallSnapshot(dst, m)
+	case *raft.InstallSnapshotResponse:
+		dst = appendHeader(dst, m.RPCHeader)
+		dst = binary.AppendUvarint(dst, m.Term)
+		return appendFlag(dst, m.Success, flagSuccess)
 	case *failure:
 		return append(dst, m.text...)
 	default:
@@ -169,6 +186,12 @@ func decodeMessage(k kind, body []byte) (any, error) {
 		msg = &raft.TimeoutNowRequest{RPCHeader: readHeader(r)}
 	case kindTimeoutNowAnswer:
 		msg = &raft.TimeoutNowResponse{RPCHeader: readHeader(r)}
+	case kindInstallSnapshot:
+		msg = readInstallSnapshot(r)
+	case kindInstallSnapshotAnswer:
+		msg = &raft.InstallSnapshotResponse{
+			RPCHeader: readHeader(r), Term: r.uvarint(), Success: r.flags(flagSuccess) != 0,
+		}
 	case kindFailure:
 		if len(body) > maxFailureText {
 			return nil, fmt.Errorf("error text too long: got %d bytes, want at most %d", len(body), maxFailureText)
@@ -268,8 +291,44 @@ func readTime(r *reader) time.Time {
 	return t
 }
 
+func appendInstallSnapshot(dst []byte, m *raft.InstallSnapshotRequest) []byte {
+	dst = appendHeader(dst, m.RPCHeader)
+	dst = append(dst, byte(m.SnapshotVersion))
+	dst = binary.AppendUvarint(dst, m.Term)
+	dst = appendBytes(dst, m.Leader)
+	dst = binary.AppendUvarint(dst, m.LastLogIndex)
+	dst = binary.AppendUvarint(dst, m.LastLogTerm)
+	dst = appendBytes(dst, m.Peers)
+	dst = appendBytes(dst, m.Configuration)
+	dst = binary.AppendUvarint(dst, m.ConfigurationIndex)
+	return binary.AppendUvarint(dst, uint64(m.Size))
+}
+
+// readInstallSnapshot refuses a configuration that raft cannot decode, and
+// snapshots of version 0, whose servers are in Peers. Otherwise raft does not
+// look at Peers, which it still fills.
+func readInstallSnapshot(r *reader) *raft.InstallSnapshotRequest {
+	m := &raft.InstallSnapshotRequest{RPCHeader: readHeader(r), SnapshotVersion: raft.SnapshotVersion(r.byte())}
+	m.Term, m.Leader, m.LastLogIndex, m.LastLogTerm = r.uvarint(), r.bytes(), r.uvarint(), r.uvarint()
+	m.Peers, m.Configuration, m.ConfigurationIndex = r.bytes(), r.bytes(), r.uvarint()
+	size := r.uvarint()
+	m.Size = int64(size)
+	switch {
+	case m.SnapshotVersion == 0:
+		r.fail("unknown snapshot version: got 0, want at least 1")
+	case size > math.MaxInt64:
+		r.fail("bad snapshot size: got %d, want at most %d", size, int64(math.MaxInt64))
+	}
+	if r.err == nil {
+		if err := checkConfiguration(m.Configuration); err != nil {
+			r.fail("snapshot at %d: %w", m.LastLogIndex, err)
+		}
+	}
+	return m
+}
+
 // checkConfiguration decodes a configuration as raft will when it takes the
-// entry, because raft.DecodeConfiguration panics on bad bytes and there the
+// entry or the snapshot, because raft.DecodeConfiguration panics on bad bytes and there the
 // panic would end the process. This is the only recover of the package.
 func checkConfiguration(data []byte) (err error) {
 	defer func() {

@@ -67,7 +67,26 @@ var goldenMessages = []struct {
 	{"timeout now", &raft.TimeoutNowRequest{RPCHeader: shortHeader}, "03026e31026e32"},
 	{"timeout now answer", &raft.TimeoutNowResponse{}, "000000"},
 	{"failure", &failure{text: "no"}, "6e6f"},
+	{
+		"install snapshot", &raft.InstallSnapshotRequest{
+			RPCHeader: shortHeader, SnapshotVersion: 1, Term: 300, Leader: []byte("n2"), LastLogIndex: 7, LastLogTerm: 5,
+			Peers: []byte("p"), Configuration: oneServer, ConfigurationIndex: 3, Size: 1000,
+		},
+		"03026e31026e32" + "01" + "ac02" + "026e32" + "07" + "05" + "0170" +
+			"26" + oneServerHex + "03" + "e807",
+	},
+	{
+		"install snapshot answer", &raft.InstallSnapshotResponse{RPCHeader: shortHeader, Term: 1, Success: true},
+		"03026e31026e32" + "01" + "01",
+	},
 }
+
+// oneServer is raft's encoding of a configuration: msgpack of one voter with id
+// "n1" and address "n2".
+var oneServer = raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "n1", Address: "n2"}}})
+
+const oneServerHex = "81a7" + "53657276657273" + "9183" +
+	"a7" + "41646472657373" + "a26e32" + "a2" + "4944" + "a26e31" + "a8" + "5375666672616765" + "00"
 
 var shortHeader = raft.RPCHeader{ProtocolVersion: 3, ID: []byte("n1"), Addr: []byte("n2")}
 
@@ -94,8 +113,12 @@ func TestEveryFieldIsCarried(t *testing.T) {
 	for _, msg := range []any{
 		&raft.AppendEntriesRequest{}, &raft.AppendEntriesResponse{}, &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{},
 		&raft.RequestPreVoteRequest{}, &raft.RequestPreVoteResponse{}, &raft.TimeoutNowRequest{}, &raft.TimeoutNowResponse{},
+		&raft.InstallSnapshotRequest{}, &raft.InstallSnapshotResponse{},
 	} {
 		fill(t, reflect.ValueOf(msg).Elem())
+		if m, ok := msg.(*raft.InstallSnapshotRequest); ok {
+			m.Configuration = oneServer // others are refused
+		}
 		got, err := decodeMessage(messageKind(msg), appendMessage(nil, msg))
 		if err != nil {
 			t.Fatalf("%T: %v", msg, err)
@@ -132,7 +155,7 @@ func fill(t *testing.T, v reflect.Value) {
 		fill(t, v.Elem())
 	case reflect.Bool:
 		v.SetBool(true)
-	case reflect.Int:
+	case reflect.Int, reflect.Int64:
 		v.SetInt(3)
 	case reflect.Uint8, reflect.Uint64:
 		v.SetUint(200)
@@ -144,6 +167,9 @@ func fill(t *testing.T, v reflect.Value) {
 func TestBadMessagesAreRefused(t *testing.T) {
 	const head = "03026e31026e32" // as in goldenMessages
 	const before = head + "01" + "00" + "00" + "00" + "00"
+	snapshot := func(version, configuration, size string) string {
+		return head + version + "01" + "00" + "01" + "01" + "00" + configuration + "01" + size
+	}
 	for _, c := range []struct {
 		name string
 		kind kind
@@ -166,6 +192,11 @@ func TestBadMessagesAreRefused(t *testing.T) {
 		{"empty configuration", kindAppendEntries, before + "01" + "0101" + "05" + "00" + "00" + "00", "bad configuration"},
 		{"nanoseconds", kindAppendEntries, before + "01" + "0101" + "00" + "01" + "00000000000000003b9aca00" + "0000", "bad time"},
 		{"zero time", kindAppendEntries, before + "01" + "0101" + "00" + "01" + "fffffff1886e090000000000" + "0000", "zero time"},
+		{"snapshot of version 0", kindInstallSnapshot, snapshot("00", "26"+oneServerHex, "00"), "unknown snapshot version"},
+		{"snapshot without servers", kindInstallSnapshot, snapshot("01", "00", "00"), "bad configuration"},
+		{"snapshot with bad servers", kindInstallSnapshot, snapshot("01", "01c1", "00"), "bad configuration"},
+		{"snapshot of negative size", kindInstallSnapshot, snapshot("01", "26"+oneServerHex, "80808080808080808001"), "bad snapshot size"},
+		{"snapshot cut short", kindInstallSnapshot, head + "01", "bad varint"},
 		{"long failure", kindFailure, strings.Repeat("00", maxFailureText+1), "too long"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -248,6 +279,10 @@ func TestSizeHintCovers(t *testing.T) {
 		},
 		&raft.RequestVoteRequest{RPCHeader: h, Candidate: long, Term: 1<<64 - 1, LastLogIndex: 1<<64 - 1, LastLogTerm: 1<<64 - 1},
 		&failure{text: strings.Repeat("x", maxFailureText)},
+		&raft.InstallSnapshotRequest{
+			RPCHeader: h, SnapshotVersion: 1, Term: 1<<64 - 1, Leader: long, LastLogIndex: 1<<64 - 1, LastLogTerm: 1<<64 - 1,
+			Peers: make([]byte, 300), Configuration: make([]byte, 300), ConfigurationIndex: 1<<64 - 1, Size: 1<<63 - 1,
+		},
 	} {
 		if got := len(appendMessage(nil, msg)); got > sizeHint(msg) {
 			t.Errorf("%T: encoded %d bytes, hint %d", msg, got, sizeHint(msg))
@@ -332,10 +367,7 @@ func FuzzReceive(f *testing.F) {
 	frame = appendRecord(frame, record{kind: kindTimeoutNowAnswer, shard: 1, seq: 1}, &raft.TimeoutNowResponse{})
 	f.Add(frame)
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		n, err := Open(Config{Self: server("n1"), Sender: port{newNetwork(), "n1"}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		n := newNetwork().open(t, "n1")
 		answerAll(n.Group(1), follower("n1"))
 		n.Receive(identity("n2"), frame)
 		if err := n.Close(); err != nil {

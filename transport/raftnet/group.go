@@ -1,9 +1,6 @@
 package raftnet
 
 import (
-	"errors"
-	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,9 +8,6 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/manykv/manykv/transport"
 )
-
-// errNoSnapshots is the answer to InstallSnapshot.
-var errNoSnapshots = errors.New("raftnet: snapshots are not offered: logs are kept whole, so no follower needs one")
 
 // Group is the raft.Transport of one replica. Its Close detaches the replica
 // and leaves the Net open. Closing it before raft's Shutdown ends calls under
@@ -24,13 +18,15 @@ type Group struct {
 	consumer chan raft.RPC // read by raft; unbuffered, the inbox is the queue
 	inbox    chan inbound
 	held     atomic.Int64   // bytes in the inbox
+	abstains atomic.Bool    // see Net.Newcomer
 	stop     chan struct{}  // closed by end
-	work     sync.WaitGroup // serve and the pipelines
+	work     sync.WaitGroup // serve, the pipelines, and snapshots on their way
 
-	mu        sync.Mutex
-	closed    bool
-	calls     map[uint64]*call              // waiting for an answer, by sequence number
-	committed map[raft.ServerAddress]uint64 // highest commit index sent to each server
+	mu         sync.Mutex
+	closed     bool
+	installing bool                          // a snapshot is being received
+	calls      map[uint64]*call              // waiting for an answer, by sequence number
+	committed  map[raft.ServerAddress]uint64 // highest commit index sent to each server
 }
 
 var (
@@ -79,6 +75,32 @@ func (g *Group) end() {
 	g.work.Wait()
 }
 
+// enter counts one more piece of work that end waits for, unless the group has
+// ended. work.Done must follow.
+func (g *Group) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.work.Add(1)
+	return true
+}
+
+// atEnd calls f when the group ends, unless disarm was called before. The
+// caller is work that end waits for.
+func (g *Group) atEnd(f func()) (disarm func()) {
+	disarmed := make(chan struct{})
+	g.work.Go(func() {
+		select {
+		case <-g.stop:
+			f()
+		case <-disarmed:
+		}
+	})
+	return func() { close(disarmed) }
+}
+
 // Consumer is where raft takes requests from.
 func (g *Group) Consumer() <-chan raft.RPC { return g.consumer }
 
@@ -119,12 +141,11 @@ func (g *Group) AppendEntries(_ raft.ServerID, target raft.ServerAddress, args *
 
 // AppendEntriesPipeline starts a pipeline to target.
 func (g *Group) AppendEntriesPipeline(_ raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	p := newPipeline(g, target)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
+	if !g.enter() {
 		return nil, raft.ErrTransportShutdown
 	}
+	defer g.work.Done()
+	p := newPipeline(g, target)
 	g.work.Go(p.collect)
 	return p, nil
 }
@@ -144,13 +165,11 @@ func (g *Group) TimeoutNow(_ raft.ServerID, target raft.ServerAddress, args *raf
 	return do(g, target, args, dispatch{lane: transport.LaneControl, timeout: timeoutNowTimeout}, resp)
 }
 
-// InstallSnapshot drains data and refuses.
-func (g *Group) InstallSnapshot(_ raft.ServerID, _ raft.ServerAddress, _ *raft.InstallSnapshotRequest, _ *raft.InstallSnapshotResponse, data io.Reader) error {
-	if _, err := io.Copy(io.Discard, data); err != nil {
-		return fmt.Errorf("%w (reading the one to send: %w)", errNoSnapshots, err)
-	}
-	return errNoSnapshots
-}
+// MayVote lets a newcomer take part in elections from now on.
+func (g *Group) MayVote() { g.abstains.Store(false) }
+
+// electoral reports whether a request asks for a vote or for an election.
+func electoral(k kind) bool { return k == kindVote || k == kindPreVote || k == kindTimeoutNow }
 
 // heartbeat recognises what raft's heartbeat goroutine sends, as
 // NetworkTransport.handleCommand does (net_transport.go, v1.7.3).
@@ -174,6 +193,10 @@ func (g *Group) lazy(target raft.ServerAddress, args *raft.AppendEntriesRequest)
 
 // accept puts a request in the inbox, or drops it when raft does not keep up.
 func (g *Group) accept(in inbound) {
+	if g.abstains.Load() && electoral(in.kind) {
+		g.net.count.abstained.Add(1)
+		return
+	}
 	if held := g.held.Add(int64(in.size)); held <= inboxBytes {
 		select {
 		case g.inbox <- in:
@@ -214,18 +237,23 @@ func (g *Group) serve() {
 // reply queues the answer to in. It is as lazy as the request, and expires when
 // the caller no longer waits.
 func (g *Group) reply(in inbound, resp raft.RPCResponse) {
-	rec := record{kind: in.kind.answer(), lazy: in.lazy, shard: g.shard, seq: in.seq}
-	msg := resp.Response
-	if resp.Error != nil {
-		text := resp.Error.Error()
-		rec.kind, msg = kindFailure, &failure{text: text[:min(len(text), maxFailureText)]}
-	}
+	msg := answerOf(resp)
+	rec := record{kind: messageKind(msg), lazy: in.lazy, shard: g.shard, seq: in.seq}
 	frame, head := g.net.encode(in.source, rec, msg)
 	node, _ := Node(in.source) // Receive has checked it
 	g.net.send(node, transport.LaneControl, outgoing{
 		destination: in.source, frame: frame, head: head, lazy: in.lazy,
 		expires: time.Now().Add(timeoutOf(in.command)),
 	})
+}
+
+// answerOf is the message that tells what raft said.
+func answerOf(resp raft.RPCResponse) any {
+	if resp.Error == nil {
+		return resp.Response
+	}
+	text := resp.Error.Error()
+	return &failure{text: text[:min(len(text), maxFailureText)]}
 }
 
 // timeoutOf is how long the caller of a request waits.

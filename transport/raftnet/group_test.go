@@ -2,7 +2,6 @@ package raftnet
 
 import (
 	"errors"
-	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -64,25 +63,6 @@ func TestAddressesAreKept(t *testing.T) {
 		}
 	})
 }
-
-func TestSnapshotsAreRefusedAndDrained(t *testing.T) {
-	inPair(t, func(t *testing.T, p *pair) {
-		data := strings.NewReader("snapshot")
-		err := p.g1.InstallSnapshot("", server("n2"), &raft.InstallSnapshotRequest{}, &raft.InstallSnapshotResponse{}, data)
-		if !errors.Is(err, errNoSnapshots) || data.Len() != 0 {
-			t.Errorf("got %v with %d bytes left, want %v with none", err, data.Len(), errNoSnapshots)
-		}
-		broken := io.MultiReader(data, failingReader{})
-		err = p.g1.InstallSnapshot("", server("n2"), &raft.InstallSnapshotRequest{}, &raft.InstallSnapshotResponse{}, broken)
-		if !errors.Is(err, errNoSnapshots) || !errors.Is(err, io.ErrNoProgress) {
-			t.Errorf("got %v, want %v and the reader's error", err, errNoSnapshots)
-		}
-	})
-}
-
-type failingReader struct{}
-
-func (failingReader) Read([]byte) (int, error) { return 0, io.ErrNoProgress }
 
 func TestCallsTimeOut(t *testing.T) {
 	for _, l := range []link{cut, lost} {

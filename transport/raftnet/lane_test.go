@@ -51,7 +51,7 @@ func TestLaneIsBounded(t *testing.T) {
 func TestRefusedMessageIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &refusing{}
-		n, err := Open(Config{Self: server("n1"), Sender: s})
+		n, err := Open(Config{Self: server("n1"), Sender: s, DialBulk: port{}.DialBulk})
 		if err != nil {
 			t.Fatal(err)
 		}

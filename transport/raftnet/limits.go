@@ -53,6 +53,36 @@ const (
 	maxFailureText = 1 << 10
 )
 
+// Snapshots.
+const (
+	// snapshotsOut bounds the snapshots that all groups of this node send at a
+	// time, so that a follower of many shards that comes back does not make its
+	// leader read all of them at once: two, one of which reads while the other
+	// waits for its follower to restore.
+	snapshotsOut = 2
+	// snapshotsIn bounds those that this node installs at a time, for the same
+	// reason; further leaders are told so and come back (raft's back-off).
+	snapshotsIn = 2
+	// snapshotDialTimeout is how long a follower that cannot be reached delays
+	// the call: as an AppendEntries, so that raft's back-off grows no faster.
+	snapshotDialTimeout = appendTimeout
+	// snapshotSlotTimeout is how long a call waits for its turn among
+	// snapshotsOut. The state machine keeps old data for it meanwhile, and the
+	// follower waits 20 s for the first byte (transport's bulkWait).
+	snapshotSlotTimeout = 10 * time.Second
+	// snapshotTimeout is how long the follower may take from the last byte to
+	// its answer: it makes gigabytes durable. Its death ends the wait sooner.
+	snapshotTimeout = 10 * time.Minute
+	// refusalTimeout is how long to look for the reason of a follower that
+	// stopped reading. It has written it before, or never will.
+	refusalTimeout = 2 * time.Second
+	// maxChunkBytes is what a follower buffers before it has seen a checksum.
+	maxChunkBytes = 256 << 10
+	// maxEnvelopeBytes bounds the message at the head of a stream: addresses,
+	// and twice the servers of the group, each some 200 bytes.
+	maxEnvelopeBytes = 64 << 10
+)
+
 // Bounds of queues. What does not fit is dropped like a lost packet: the
 // caller times out and raft repeats it.
 const (

@@ -1,7 +1,9 @@
 package raftnet
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -20,6 +22,8 @@ type network struct {
 	nets  map[string]*Net
 	links map[[2]string]link
 	tap   func(from, to string, lane transport.Lane, frame []byte) // sees every frame that is delivered
+	bulk  func(from, to string) (near, far net.Conn)               // makes the streams; nil: newStream
+	busy  sync.WaitGroup                                           // receivers of streams
 }
 
 type link int
@@ -53,7 +57,7 @@ func (w *network) isolate(node string, l link) {
 // open adds a node with storage id 1.
 func (w *network) open(t *testing.T, node string) *Net {
 	t.Helper()
-	n, err := Open(Config{Self: server(node), Sender: port{w, node}})
+	n, err := Open(Config{Self: server(node), Sender: port{w, node}, DialBulk: port{w, node}.DialBulk})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +88,22 @@ func (p port) Send(to string, lane transport.Lane, msg []byte) error {
 	}
 	n.Receive(identity(p.node), msg)
 	return nil
+}
+
+func (p port) DialBulk(ctx context.Context, to string) (net.Conn, error) {
+	p.w.mu.Lock()
+	n, l, bulk := p.w.nets[to], p.w.links[[2]string{p.node, to}], p.w.bulk
+	p.w.mu.Unlock()
+	if n == nil || l != up {
+		<-ctx.Done() // as the transport waits for a connection
+		return nil, fmt.Errorf("%s to %s: %w: %w", p.node, to, transport.ErrNotSent, ctx.Err())
+	}
+	if bulk == nil {
+		bulk = func(string, string) (near, far net.Conn) { return newStream() }
+	}
+	near, far := bulk(p.node, to)
+	p.w.busy.Go(func() { n.ReceiveBulk(identity(p.node), far) })
+	return near, nil
 }
 
 func identity(node string) transport.Identity {

@@ -1,11 +1,13 @@
 package raftnet
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 
@@ -20,10 +22,16 @@ type sender interface {
 	Send(to string, lane transport.Lane, msg []byte) error
 }
 
-// Config is how a node opens its Net. Self and Sender are required.
+// Config is how a node opens its Net. Self, Sender and DialBulk are required.
 type Config struct {
 	Self   raft.ServerAddress // as Address makes it; what raft configurations contain, also the raft.ServerID
 	Sender sender
+
+	// DialBulk opens a stream for a snapshot to a node, whose ReceiveBulk gets
+	// its other end. Reads and writes of it must not hang for ever; it is the
+	// transport's DialBulk.
+	DialBulk func(ctx context.Context, node string) (net.Conn, error)
+
 	Logger *slog.Logger // nil: discard
 }
 
@@ -34,6 +42,9 @@ func (c *Config) validate() error {
 	if c.Sender == nil {
 		return errors.New("raftnet: got no Sender, want one")
 	}
+	if c.DialBulk == nil {
+		return errors.New("raftnet: got no DialBulk, want one")
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -42,13 +53,16 @@ func (c *Config) validate() error {
 
 // Net carries the messages of all groups of this node.
 type Net struct {
-	self   raft.ServerAddress
-	sender sender
-	log    *slog.Logger
-	count  counters
-	seq    atomic.Uint64 // last sequence number given to a call
-	stop   chan struct{} // ends the lanes
-	lanes  sync.WaitGroup
+	self     raft.ServerAddress
+	sender   sender
+	dialBulk func(ctx context.Context, node string) (net.Conn, error)
+	log      *slog.Logger
+	count    counters
+	seq      atomic.Uint64 // last sequence number given to a call
+	stop     chan struct{} // ends the lanes
+	lanes    sync.WaitGroup
+	sending  chan struct{} // a place for each snapshot that may be sent
+	taking   chan struct{} // a place for each snapshot that may be received
 
 	mu     sync.RWMutex
 	closed bool
@@ -65,12 +79,15 @@ func Open(cfg Config) (*Net, error) {
 		return nil, err
 	}
 	n := &Net{
-		self:   cfg.Self,
-		sender: cfg.Sender,
-		log:    cfg.Logger,
-		stop:   make(chan struct{}),
-		groups: make(map[uint32]*Group),
-		peers:  make(map[string]*peer),
+		self:     cfg.Self,
+		sender:   cfg.Sender,
+		dialBulk: cfg.DialBulk,
+		log:      cfg.Logger,
+		stop:     make(chan struct{}),
+		sending:  make(chan struct{}, snapshotsOut),
+		taking:   make(chan struct{}, snapshotsIn),
+		groups:   make(map[uint32]*Group),
+		peers:    make(map[string]*peer),
 	}
 	// Sequence numbers begin anywhere in 64 bits: raft counts a granted vote
 	// without looking at its term, so an answer to a call of this server's
@@ -106,8 +123,20 @@ func (n *Net) Close() error {
 // replicas of one shard in one process would answer for one server with two
 // minds, so asking for a second one before the first is closed is a bug and
 // panics. After Close of the Net the group is born closed.
-func (n *Net) Group(shard uint32) *Group {
+func (n *Net) Group(shard uint32) *Group { return n.attach(newGroup(n, shard)) }
+
+// Newcomer is Group for a replica that has no log and did not found its group:
+// until Group.MayVote, requests for its vote are dropped as if they were lost.
+// raft would grant them: to a replica with an empty log every candidate's is long
+// enough. But the server may have had the log once, and may be counted on for
+// what it held by those who do not know that it left.
+func (n *Net) Newcomer(shard uint32) *Group {
 	g := newGroup(n, shard)
+	g.abstains.Store(true)
+	return n.attach(g)
+}
+
+func (n *Net) attach(g *Group) *Group {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
@@ -115,10 +144,10 @@ func (n *Net) Group(shard uint32) *Group {
 		close(g.stop)
 		return g
 	}
-	if n.groups[shard] != nil {
-		panic(fmt.Sprintf("raftnet: shard %d already has an open group", shard))
+	if n.groups[g.shard] != nil {
+		panic(fmt.Sprintf("raftnet: shard %d already has an open group", g.shard))
 	}
-	n.groups[shard] = g
+	n.groups[g.shard] = g
 	g.work.Go(g.serve)
 	return g
 }
@@ -145,14 +174,8 @@ func (n *Net) Receive(from transport.Identity, msg []byte) {
 		n.malformed(from, err)
 		return
 	}
-	src := raft.ServerAddress(source)
-	node, ok := Node(src)
-	if !ok || from.Role != transport.RoleNode || node != from.Name || string(destination) != string(n.self) {
-		// A destination with another storage id is ordinary for a while: the
-		// leader has not yet removed the server whose disk was replaced.
-		n.count.forged.Add(1)
-		n.log.Debug("dropped raft frame", slog.String("from", from.String()), slog.String("source", string(src)),
-			slog.String("destination", string(destination)))
+	src, ok := n.addressed(from, source, destination)
+	if !ok {
 		return
 	}
 	n.count.framesReceived.Add(1)
@@ -167,12 +190,37 @@ func (n *Net) Receive(from transport.Identity, msg []byte) {
 	}
 }
 
-func (n *Net) receive(from transport.Identity, src raft.ServerAddress, rec record) {
+// addressed reports whether a frame is from the server that it names and the
+// sender's certificate speaks for, to this one.
+func (n *Net) addressed(from transport.Identity, source, destination []byte) (src raft.ServerAddress, ok bool) {
+	src = raft.ServerAddress(source)
+	node, ok := Node(src)
+	if ok && from.Role == transport.RoleNode && node == from.Name && string(destination) == string(n.self) {
+		return src, true
+	}
+	// A destination with another storage id is ordinary for a while: the
+	// leader has not yet removed the server whose disk was replaced.
+	n.count.forged.Add(1)
+	n.log.Debug("dropped raft frame", slog.String("from", from.String()), slog.String("source", string(src)),
+		slog.String("destination", string(destination)))
+	return "", false
+}
+
+// group is the group of a shard, or nil.
+func (n *Net) group(shard uint32) *Group {
 	n.mu.RLock()
-	g := n.groups[rec.shard]
-	n.mu.RUnlock()
+	defer n.mu.RUnlock()
+	return n.groups[shard]
+}
+
+func (n *Net) receive(from transport.Identity, src raft.ServerAddress, rec record) {
+	g := n.group(rec.shard)
 	if g == nil {
 		n.count.noGroup.Add(1)
+		return
+	}
+	if rec.kind.bulk() { // raft would read the snapshot from a nil reader
+		n.malformed(from, fmt.Errorf("shard %d: message of kind %d outside a bulk stream", rec.shard, rec.kind))
 		return
 	}
 	msg, err := decodeMessage(rec.kind, rec.body)
@@ -192,16 +240,19 @@ func (n *Net) receive(from transport.Identity, src raft.ServerAddress, rec recor
 }
 
 // headerNames reports whether the raft header of msg names src and nobody
-// else. raft leaves the header of a TimeoutNowResponse empty, and a failure has
-// none.
+// else. raft leaves the headers of a TimeoutNowResponse and an
+// InstallSnapshotResponse empty, and a failure has none.
 func headerNames(msg any, src raft.ServerAddress) bool {
 	m, ok := msg.(raft.WithRPCHeader)
 	if !ok {
 		return true
 	}
 	h := m.GetRPCHeader()
-	if _, bare := msg.(*raft.TimeoutNowResponse); bare && len(h.ID) == 0 && len(h.Addr) == 0 {
-		return true
+	switch msg.(type) {
+	case *raft.TimeoutNowResponse, *raft.InstallSnapshotResponse:
+		if len(h.ID) == 0 && len(h.Addr) == 0 {
+			return true
+		}
 	}
 	return string(h.ID) == string(src) && string(h.Addr) == string(src)
 }

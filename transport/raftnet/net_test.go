@@ -34,9 +34,13 @@ func TestAddressOfServer(t *testing.T) {
 }
 
 func TestOpenRefusesABadConfig(t *testing.T) {
-	for _, cfg := range []Config{{}, {Self: "n1"}, {Self: server("n1")}, {Self: "n1:7400", Sender: port{}}} {
+	dial := port{}.DialBulk
+	for _, cfg := range []Config{
+		{}, {Self: "n1"}, {Self: server("n1"), DialBulk: dial}, {Self: "n1:7400", Sender: port{}, DialBulk: dial},
+		{Self: server("n1"), Sender: port{}},
+	} {
 		if n, err := Open(cfg); err == nil {
-			t.Errorf("Open(%+v): got %v, want an error", cfg, n)
+			t.Errorf("Open with Self %q, Sender %v, DialBulk %t: got %v, want an error", cfg.Self, cfg.Sender, cfg.DialBulk != nil, n)
 		}
 	}
 }

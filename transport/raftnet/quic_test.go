@@ -1,7 +1,9 @@
 package raftnet
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -23,6 +25,19 @@ func (s *station) Send(to string, lane transport.Lane, msg []byte) error {
 		return fmt.Errorf("to %s: %w", to, transport.ErrNotSent)
 	}
 	return s.Transport.Send(to, lane, msg)
+}
+
+func (s *station) DialBulk(ctx context.Context, to string) (net.Conn, error) {
+	if s.away.Load() {
+		return nil, fmt.Errorf("to %s: %w", to, transport.ErrNotSent)
+	}
+	return s.Transport.DialBulk(ctx, to)
+}
+
+func (s *station) receiveBulk(from transport.Identity, conn net.Conn) {
+	if n := s.net.Load(); n != nil && !s.away.Load() {
+		n.ReceiveBulk(from, conn)
+	}
 }
 
 func (s *station) receive(from transport.Identity, msg []byte) {
@@ -53,6 +68,7 @@ func openStations(t *testing.T, c *cluster) map[string]*station {
 			KeyFile:  filepath.Join(dir, node+".key"),
 			Accept:   true,
 			Receive:  s.receive,
+			Bulk:     s.receiveBulk,
 			Resolve: func(node string) (string, bool) {
 				addr, ok := addresses.Load(node)
 				if !ok {
@@ -70,7 +86,7 @@ func openStations(t *testing.T, c *cluster) map[string]*station {
 			}
 		})
 		addresses.Store(node, s.Addr().String())
-		n, err := Open(Config{Self: server(node), Sender: s})
+		n, err := Open(Config{Self: server(node), Sender: s, DialBulk: s.DialBulk})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,6 +141,54 @@ func TestClusterOverQUIC(t *testing.T) {
 			if s.Coalesced == 0 {
 				t.Errorf("%s: no messages shared a frame", node)
 			}
+		}
+	})
+}
+
+// A follower of two shards that was away until its leaders had cut their logs
+// gets 8 MiB of state by snapshot and goes on from there.
+func TestSnapshotOverQUIC(t *testing.T) {
+	c := &cluster{network: newNetwork(), t: t, nodes: []string{"n1", "n2", "n3"}, shards: 2, replicas: make(map[string][]*replica)}
+	stations := openStations(t, c)
+	for _, node := range c.nodes {
+		c.start(node, c.nets[node].Group)
+	}
+	c.run(c.nodes, func(t *testing.T, c *cluster) {
+		c.apply(10)
+		c.eventually("all commands are everywhere", func() bool { return c.allSettled(10) })
+		stations["n3"].away.Store(true)
+		c.eventually("n3 leads nothing, the others lead", func() bool {
+			for shard := range c.shards {
+				if l := c.leader(shard); l == nil || l == c.replicas["n3"][shard].raft {
+					return false
+				}
+			}
+			return true
+		})
+		const large = 32 // entries
+		c.applyBurst(large)
+		c.apply(10 * trailingLogs)
+		const want = 10 + 10*trailingLogs
+		c.eventually("n1 and n2 have all commands", func() bool {
+			for _, node := range []string{"n1", "n2"} {
+				if len(c.replicas[node][0].fsm.all()) != want+large || len(c.replicas[node][1].fsm.all()) != want {
+					return false
+				}
+			}
+			return true
+		})
+		c.truncate("n1", "n2")
+		stations["n3"].away.Store(false)
+		took := c.eventually("n3 has all commands", func() bool { return c.settled(0, want+large) && c.settled(1, want) })
+		t.Logf("n3 had all commands %v after it was back", took)
+		c.apply(10)
+		c.eventually("n3 goes on", func() bool { return c.settled(0, want+large+10) && c.settled(1, want+10) })
+		s := c.nets["n3"].Stats()
+		if s.SnapshotsReceived < 2 || s.SnapshotBytesReceived < large*burstSize {
+			t.Errorf("n3 received %d snapshots of %d bytes, want one of each shard", s.SnapshotsReceived, s.SnapshotBytesReceived)
+		}
+		if got := stations["n3"].Stats().BulkIn; got < large*burstSize {
+			t.Errorf("%d bytes came on bulk streams, want at least %d", got, large*burstSize)
 		}
 	})
 }

@@ -21,7 +21,14 @@ type Stats struct {
 	DroppedMalformed uint64 // incoming: does not decode
 	DroppedNoGroup   uint64 // incoming: the group is not here (yet, or any more)
 	DroppedInboxFull uint64 // incoming: the group's raft does not keep up
+	DroppedAbstained uint64 // incoming: an election in which a newcomer has no part
 	DroppedLate      uint64 // incoming: an answer nobody waits for, or older than its call's time-out
+
+	SnapshotsSent         uint64 // the follower has installed it
+	SnapshotBytesSent     uint64 // also of those that failed
+	SnapshotsReceived     uint64 // raft has installed it
+	SnapshotBytesReceived uint64 // checked and given to raft, also of those that failed
+	SnapshotsRefused      uint64 // incoming: others are being installed, or the group is not here
 }
 
 // counters is Stats while it is counted.
@@ -29,7 +36,10 @@ type counters struct {
 	messagesSent, framesSent, bytesSent, coalesced, retries atomic.Uint64
 	messagesReceived, framesReceived, shortened             atomic.Uint64
 	queueFull, expired, unsent                              atomic.Uint64
-	forged, malformed, noGroup, inboxFull, late             atomic.Uint64
+	forged, malformed, noGroup, inboxFull, abstained, late  atomic.Uint64
+	snapshotsSent, snapshotBytesSent                        atomic.Uint64
+	snapshotsReceived, snapshotBytesReceived                atomic.Uint64
+	snapshotsRefused                                        atomic.Uint64
 }
 
 func (c *counters) stats() Stats {
@@ -49,6 +59,13 @@ func (c *counters) stats() Stats {
 		DroppedMalformed: c.malformed.Load(),
 		DroppedNoGroup:   c.noGroup.Load(),
 		DroppedInboxFull: c.inboxFull.Load(),
+		DroppedAbstained: c.abstained.Load(),
 		DroppedLate:      c.late.Load(),
+
+		SnapshotsSent:         c.snapshotsSent.Load(),
+		SnapshotBytesSent:     c.snapshotBytesSent.Load(),
+		SnapshotsReceived:     c.snapshotsReceived.Load(),
+		SnapshotBytesReceived: c.snapshotBytesReceived.Load(),
+		SnapshotsRefused:      c.snapshotsRefused.Load(),
 	}
 }
