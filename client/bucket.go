@@ -30,6 +30,15 @@ func (b *Bucket) Get(ctx context.Context, key string) (value []byte, found bool,
 	return pairs[0].Value, true, nil
 }
 
+// GetVersion returns the value of key and its version; found is false and the
+// version 0 if there is none. Every write gives a key another version, greater
+// than those it had.
+func (b *Bucket) GetVersion(ctx context.Context, key string) (value []byte, version uint64, found bool, err error) {
+	ctx, done := b.c.deadline(ctx)
+	defer done()
+	return b.c.store.GetVersion(ctx, b.id, key)
+}
+
 // Set sets the value of key. If it fails the error is a *kv.BatchError with one
 // outcome, or says that nothing was sent.
 func (b *Bucket) Set(ctx context.Context, key string, value []byte) error {
@@ -39,6 +48,25 @@ func (b *Bucket) Set(ctx context.Context, key string, value []byte) error {
 // Delete deletes key; a missing key is no error. Errors as Set's.
 func (b *Bucket) Delete(ctx context.Context, key string) error {
 	return b.DeleteMany(ctx, []string{key})
+}
+
+// Increment adds delta to the value of key, a decimal number of 64 bits with sign in
+// ASCII, and returns the sum; a missing key counts from 0. kv.ErrInvalid if the
+// value is no such number, or the sum would be none: then nothing is applied.
+// Errors as Set's.
+func (b *Bucket) Increment(ctx context.Context, key string, delta int64) (int64, error) {
+	ctx, done := b.c.deadline(ctx)
+	defer done()
+	return b.c.write.Increment(ctx, b.id, key, delta)
+}
+
+// CompareAndSwap sets the value of key if the key has a version (from GetVersion, or
+// from here), 0 for a key that is not there, and returns the new version.
+// kv.ErrConflict if it has another: then nothing is applied. Errors as Set's.
+func (b *Bucket) CompareAndSwap(ctx context.Context, key string, version uint64, value []byte) (newVersion uint64, err error) {
+	ctx, done := b.c.deadline(ctx)
+	defer done()
+	return b.c.write.CompareAndSwap(ctx, b.id, version, kv.Pair{Key: key, Value: value})
 }
 
 // Exists says whether key has a value, without fetching it.
@@ -68,12 +96,23 @@ func (b *Bucket) GetMany(ctx context.Context, keys []string) ([]*kv.Pair, error)
 func (b *Bucket) SetMany(ctx context.Context, pairs []kv.Pair) error {
 	ctx, done := b.c.deadline(ctx)
 	defer done()
-	return b.c.store.SetMany(ctx, b.id, pairs)
+	return b.c.write.SetMany(ctx, b.id, pairs)
 }
 
 // DeleteMany deletes all keys; missing ones are skipped. Errors as SetMany's.
 func (b *Bucket) DeleteMany(ctx context.Context, keys []string) error {
 	ctx, done := b.c.deadline(ctx)
 	defer done()
-	return b.c.store.DeleteMany(ctx, b.id, keys)
+	return b.c.write.DeleteMany(ctx, b.id, keys)
+}
+
+// ListKeys returns a page of keys, about 1,000 and at most 4 MiB of each shard, in
+// an order of its own: from the cursor on, 0 for the first page. next is the cursor
+// of the next page, 0 at the end. A page may have fewer keys, and none only at the
+// end. A key that is there all the while is listed once; one that is set or
+// deleted meanwhile may be listed or not.
+func (b *Bucket) ListKeys(ctx context.Context, cursor uint64) (keys []string, next uint64, err error) {
+	ctx, done := b.c.deadline(ctx)
+	defer done()
+	return b.c.store.List(ctx, b.id, cursor)
 }

@@ -16,31 +16,34 @@ import (
 	"github.com/manykv/manykv/transport"
 )
 
-// store is what a bucket needs: a coordinator of our own, or a node's.
+// store is what reads and the catalogue need: a coordinator of our own, or a
+// node's.
 type store interface {
 	catalogue
-	batches
+	reads
 }
 
 type catalogue interface {
 	OpenBucket(ctx context.Context, name string) (uint64, error)
 	CreateBucket(ctx context.Context, name string) error
+	DeleteBucket(ctx context.Context, name string) error
 	ListBuckets(ctx context.Context) ([]string, error)
 }
 
-type batches interface {
+type reads interface {
 	GetMany(ctx context.Context, bucket uint64, keys []string) ([]*kv.Pair, error)
+	GetVersion(ctx context.Context, bucket uint64, key string) (value []byte, version uint64, found bool, err error)
 	Exists(ctx context.Context, bucket uint64, keys []string) ([]bool, error)
-	SetMany(ctx context.Context, bucket uint64, pairs []kv.Pair) error
-	DeleteMany(ctx context.Context, bucket uint64, keys []string) error
+	List(ctx context.Context, bucket, cursor uint64) (keys []string, next uint64, err error)
 }
 
-// Client is a connection to one cluster.
+// Client is a connection to one cluster, and one session of writes.
 type Client struct {
 	cfg   Config
 	trans *transport.Transport
 	coord *coordinator.Coordinator // also with Through: it knows the map
 	store store
+	write *coordinator.Session
 
 	via atomic.Uint32 // of Through: the place in Addrs of the node that answered last
 }
@@ -70,9 +73,10 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.trans.Close())
 	}
-	c.store = c.coord
+	c.store, c.write = c.coord, c.coord.NewSession()
 	if cfg.Through {
-		c.store = &coordinator.Through{Call: c.callThrough, Limits: cfg.Limits}
+		through := &coordinator.Through{Call: c.callThrough, Maps: c.coord, Limits: cfg.Limits}
+		c.store, c.write = through, through.NewSession()
 	}
 	ctx, done := c.deadline(ctx)
 	defer done()
@@ -90,6 +94,17 @@ func (c *Client) CreateBucket(ctx context.Context, name string) error {
 	ctx, done := c.deadline(ctx)
 	defer done()
 	return c.store.CreateBucket(ctx, name)
+}
+
+// DeleteBucket deletes a bucket with all its keys; kv.ErrNoSuchStore if there is
+// none of that name. Its keys are dropped shard by shard: for a moment some are
+// still there for callers that have it open, then all calls of theirs fail with
+// kv.ErrNoSuchStore. The name is free at once, and never deletes a bucket that was
+// created under it after the call began. kv.ErrUnknown: it may have been deleted.
+func (c *Client) DeleteBucket(ctx context.Context, name string) error {
+	ctx, done := c.deadline(ctx)
+	defer done()
+	return c.store.DeleteBucket(ctx, name)
 }
 
 // ListBuckets returns the names of all buckets, sorted.
@@ -111,6 +126,23 @@ func (c *Client) Bucket(ctx context.Context, name string) (*Bucket, error) {
 		return nil, fmt.Errorf("bucket %q: %w", name, err)
 	}
 	return &Bucket{c: c, name: name, id: id}, nil
+}
+
+// Retry sends those keys of a write of this client again whose outcomes are unknown,
+// as the same write: what was applied is not applied a second time, and what was not
+// applied is not begun. failed is, or
+// wraps, the *kv.BatchError of the write, or of a Retry of it, and its Call is not
+// 0. nil says that all of it is applied now, and value is then the sum of an
+// increment or the new version of a compare-and-swap. Otherwise the error is a
+// *kv.BatchError that says what is known now.
+//
+// kv.ErrInvalid: the write cannot be sent again, and what its error says of each
+// key stands. A client keeps a write for 5 minutes from its beginning, and the
+// newest 256 of unknown outcome, or 64 MiB.
+func (c *Client) Retry(ctx context.Context, failed error) (value int64, err error) {
+	ctx, done := c.deadline(ctx)
+	defer done()
+	return c.write.Retry(ctx, failed)
 }
 
 // Status is one node's answer to the question how it is.
@@ -240,8 +272,8 @@ func (c *Client) firstMap(ctx context.Context) error {
 
 // fetchMap asks the configured addresses, and the nodes of the map there is, all
 // at once and takes the first newer map; that there is none is known when most of
-// them said so. The error is that of the last to fail, but a refused certificate
-// before any other.
+// them said so, or all that answered. The error is that of the last to fail, but a
+// refused certificate before any other.
 func (c *Client) fetchMap(ctx context.Context, epoch uint64) (*sharding.Map, error) {
 	ctx, done := context.WithCancel(ctx)
 	defer done()
@@ -269,15 +301,14 @@ func (c *Client) fetchMap(ctx context.Context, epoch uint64) (*sharding.Map, err
 			done()
 		case a.err == nil:
 			if none++; epoch > 0 && 2*none > len(addrs) {
-				err = nil
 				done()
 			}
 		case a.err != nil && !errors.Is(err, transport.ErrIdentity):
 			err = a.err
 		}
 	}
-	if m != nil {
-		return m, nil
+	if m != nil || epoch > 0 && none > 0 {
+		return m, nil // whoever answered has none that is newer
 	}
 	return nil, err
 }

@@ -174,11 +174,141 @@ func TestBuckets(t *testing.T) {
 		if err := c.CreateBucket(ctx, "two"); !errors.Is(err, kv.ErrExists) {
 			t.Errorf("create it again: %v", err)
 		}
+		if err := c.DeleteBucket(ctx, "three"); !errors.Is(err, kv.ErrNoSuchStore) {
+			t.Errorf("delete what is not there: %v", err)
+		}
 		if names, err := c.ListBuckets(ctx); err != nil || !slices.Equal(names, []string{"one", "two"}) {
 			t.Errorf("buckets %q, %v", names, err)
 		}
 		if _, err := c.Bucket(ctx, "three"); !errors.Is(err, kv.ErrNoSuchStore) || !strings.Contains(err.Error(), "three") {
 			t.Errorf("open what is not there: %v", err)
+		}
+		must(t, c.DeleteBucket(ctx, "one"))
+		if _, err := c.Bucket(ctx, "one"); !errors.Is(err, kv.ErrNoSuchStore) {
+			t.Errorf("open what was deleted: %v", err)
+		}
+	})
+}
+
+// A number is counted, a value is swapped by its version, keys are listed.
+func TestAtomics(t *testing.T) {
+	eachWay(t, func(t *testing.T, w *town, _ *node, cfg client.Config) {
+		ctx := t.Context()
+		c := w.open(cfg)
+		must(t, c.CreateBucket(ctx, "files"))
+		b, err := c.Bucket(ctx, "files")
+		must(t, err)
+		for _, want := range []int64{7, 14} {
+			if n, err := b.Increment(ctx, "n", 7); n != want || err != nil {
+				t.Errorf("the sum is %d, %v, want %d", n, err, want)
+			}
+		}
+		if _, version, found, err := b.GetVersion(ctx, "v"); version != 0 || found || err != nil {
+			t.Errorf("a missing key has version %d, %v, %v", version, found, err)
+		}
+		first, err := b.CompareAndSwap(ctx, "v", 0, []byte("1"))
+		must(t, err)
+		second, err := b.CompareAndSwap(ctx, "v", first, []byte("2"))
+		must(t, err)
+		var batch *kv.BatchError
+		if _, err = b.CompareAndSwap(ctx, "v", first, []byte("3")); !errors.Is(err, kv.ErrConflict) || !errors.As(err, &batch) || batch.Outcomes[0] != kv.OutcomeNotApplied {
+			t.Errorf("swap of an old version: %v", err)
+		}
+		if value, version, found, err := b.GetVersion(ctx, "v"); string(value) != "2" || version != second || !found || err != nil {
+			t.Errorf("v is %q of %d, %v, %v", value, version, found, err)
+		}
+		must(t, b.SetMany(ctx, []kv.Pair{{Key: "a"}, {Key: "b"}, {Key: ""}}))
+		keys, next, err := b.ListKeys(ctx, 0)
+		if slices.Sort(keys); !slices.Equal(keys, []string{"", "a", "b", "n", "v"}) || next != 0 || err != nil {
+			t.Errorf("keys %q, next %d, %v", keys, next, err)
+		}
+	})
+}
+
+// A write of unknown outcome is sent again as the same write, whoever asks.
+func TestRetry(t *testing.T) {
+	eachWay(t, func(t *testing.T, w *town, n *node, cfg client.Config) {
+		ctx := t.Context()
+		c := w.open(cfg)
+		must(t, c.CreateBucket(ctx, "files"))
+		b, err := c.Bucket(ctx, "files")
+		must(t, err)
+		if sum, err := b.Increment(ctx, "n", 1); sum != 1 || err != nil {
+			t.Fatalf("the sum is %d, %v", sum, err)
+		}
+		resume := make(chan struct{})
+		n.hangs(func(byte) { <-resume })
+		brief, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		_, failed := b.Increment(brief, "n", 1)
+		if !errors.Is(failed, kv.ErrUnknown) {
+			t.Fatalf("without an answer: %v", failed)
+		}
+		close(resume)
+		if sum, err := c.Retry(ctx, failed); sum != 2 || err != nil {
+			t.Errorf("retried: the sum is %d, %v, want 2", sum, err)
+		}
+		if sum, err := b.Increment(ctx, "n", 1); sum != 3 || err != nil {
+			t.Errorf("the sum is %d, %v, want 3", sum, err)
+		}
+		if _, err := c.Retry(ctx, failed); !errors.Is(err, kv.ErrInvalid) {
+			t.Errorf("retried again: %v", err)
+		}
+	})
+}
+
+// The map is known although most of the addresses do not answer: who does has none
+// that is newer.
+func TestNodesWhileMostAreAway(t *testing.T) {
+	w := newTown(t, "test")
+	n := w.node("n1")
+	w.form(n)
+	c := w.open(w.config(silence(t), silence(t), n.addr))
+	if m, err := c.Nodes(t.Context()); err != nil || len(m.Nodes) != 1 {
+		t.Errorf("the map is %+v, %v", m, err)
+	}
+}
+
+// Changes of the nodes go to the meta group's leader, hashes to the node itself,
+// however the client sends its batches.
+func TestNodes(t *testing.T) {
+	eachWay(t, func(t *testing.T, w *town, n *node, cfg client.Config) {
+		ctx := t.Context()
+		c := w.open(cfg)
+		m, err := c.Nodes(ctx)
+		if err != nil || len(m.Nodes) != 1 || m.Nodes[0].ID != "n1" || len(m.Groups) != 2 {
+			t.Fatalf("the map is %+v, %v", m, err)
+		}
+		w.mu.Lock()
+		w.m = w.m.WithAddr("n1", n.addr)
+		w.mu.Unlock()
+		if again, err := c.Nodes(ctx); err != nil || again.Epoch != m.Epoch+1 {
+			t.Errorf("the map is of epoch %d, %v, want %d", again.Epoch, err, m.Epoch+1)
+		}
+		must(t, c.AddNode(ctx, "h:1"))
+		must(t, c.RemoveNode(ctx, "n2"))
+		must(t, c.ReplaceNode(ctx, "n3", "h:3"))
+		if err := c.RemoveNode(ctx, "stranger"); !errors.Is(err, kv.ErrInvalid) || !strings.Contains(err.Error(), "no node stranger") {
+			t.Errorf("a stranger: %v", err)
+		}
+		if err := c.AddNode(ctx, ""); !errors.Is(err, kv.ErrInvalid) {
+			t.Errorf("no address: %v", err)
+		}
+		want := []coordinator.NodeRequest{
+			{Op: coordinator.NodeAdd, Addr: "h:1"}, {Op: coordinator.NodeRemove, Node: "n2"},
+			{Op: coordinator.NodeReplace, Node: "n3", Addr: "h:3"}, {Op: coordinator.NodeRemove, Node: "stranger"},
+		}
+		w.mu.Lock()
+		got := slices.Clone(w.changes)
+		w.mu.Unlock()
+		if !slices.Equal(got, want) {
+			t.Errorf("asked for %+v, want %+v", got, want)
+		}
+		if index, term, hash, rows, err := c.Hash(ctx, "n1", 2); index != 1 || term != 2 || hash != 3 || rows != 2 || err != nil {
+			t.Errorf("hash %d, %d, %d, %d, %v", index, term, hash, rows, err)
+		}
+		if _, _, _, _, err := c.Hash(ctx, "n9", 2); !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("the hash of nobody: %v", err)
 		}
 	})
 }
@@ -192,6 +322,7 @@ func TestCallsEndInTime(t *testing.T) {
 		must(t, c.CreateBucket(ctx, "files"))
 		b, err := c.Bucket(ctx, "files")
 		must(t, err)
+		must(t, b.Set(ctx, "a", nil)) // the client gets its id
 		resume := make(chan struct{})
 		defer close(resume)
 		n.hangs(func(byte) { <-resume })
@@ -317,24 +448,12 @@ func TestThroughWaitsForANode(t *testing.T) {
 	}
 }
 
-// A write that was under way when its node went away is not sent to another:
-// it may have been applied. The next call asks the other node.
-func TestThroughDoesNotSendTwice(t *testing.T) {
+// A write that was under way when its node went away is sent to another, and
+// applied once. The next call asks that one.
+func TestThroughSendsAgain(t *testing.T) {
 	w := newTown(t, "test")
 	arrived, ended := make(chan struct{}), make(chan struct{})
 	n1, n2 := w.node("n1"), w.node("n2")
-	n1.hangs(func(method byte) {
-		if method == coordinator.MethodBatch {
-			close(arrived)
-			<-ended
-		}
-	})
-	var batches atomic.Int32
-	n2.hangs(func(method byte) {
-		if method == coordinator.MethodBatch {
-			batches.Add(1)
-		}
-	})
 	w.form(n1, n2)
 	cfg := w.config(n1.addr, n2.addr)
 	cfg.Through = true
@@ -343,23 +462,43 @@ func TestThroughDoesNotSendTwice(t *testing.T) {
 	must(t, c.CreateBucket(ctx, "files"))
 	b, err := c.Bucket(ctx, "files")
 	must(t, err)
+	var batches atomic.Int32
+	if n, err := b.Increment(ctx, "n", 1); n != 1 || err != nil {
+		t.Fatalf("the sum is %d, %v", n, err)
+	}
+	n1.applies(func(method byte) {
+		if method == coordinator.MethodBatch {
+			close(arrived)
+			<-ended
+		}
+	})
+	n2.hangs(func(method byte) {
+		if method == coordinator.MethodBatch {
+			batches.Add(1)
+		}
+	})
 	done := make(chan error, 1)
-	go func() { done <- b.Set(ctx, "a", []byte("1")) }()
+	go func() {
+		n, err := b.Increment(ctx, "n", 1)
+		if n != 2 {
+			t.Errorf("the sum is %d, want 2", n)
+		}
+		done <- err
+	}()
 	<-arrived
 	closed := make(chan error, 1)
 	go func() { closed <- n1.trans.Close() }() // it ends once the handler may
-	err = <-done
+	must(t, <-done)
 	close(ended)
 	must(t, <-closed)
-	var batch *kv.BatchError
-	if !errors.Is(err, kv.ErrUnknown) || !errors.As(err, &batch) || len(batch.Outcomes) != 1 {
-		t.Errorf("%v, want one unknown outcome", err)
-	}
-	if n := batches.Load(); n != 0 {
-		t.Errorf("the write was sent to the other node")
+	if n := batches.Load(); n != 1 {
+		t.Errorf("the write was sent to the other node %d times, want once", n)
 	}
 	if took := elapsed(func() { must(t, b.Set(ctx, "a", []byte("2"))) }); took > 400*time.Millisecond { // less than the wait for a connection
 		t.Errorf("the next call took %v: it asked the lost node again", took)
+	}
+	if value, _ := w.value("n"); string(value) != "2" {
+		t.Errorf("n is %q", value)
 	}
 }
 

@@ -11,12 +11,15 @@
 // It promises one round trip a batch whatever the number of shards (requests to
 // the nodes go out in parallel), answers in the caller's order, reads that see
 // every write acknowledged before they began, and errors that say what to do:
-// compare them with the errors of package kv. A write that failed is a
-// *kv.BatchError, with the outcome of every key; it is never sent again once
-// its outcome is unknown.
+// compare them with the errors of package kv. A write is applied once, however
+// often it is sent: one whose answer is lost is sent again until the deadline. If
+// it fails all the same the error is a *kv.BatchError with the outcome of every
+// key, and while an outcome is unknown Client.Retry finds it out, for 5 minutes from
+// the write's beginning.
 //
-// It refuses to be atomic across shards, and to retry what may have been
-// applied.
+// It refuses to be atomic across shards. A write that the program makes again
+// itself, by calling Set anew, is another write, and may be applied besides the
+// first.
 //
 // A Client owns one UDP socket and its connections until Close. Clients and
 // Buckets are safe for concurrent use.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -41,13 +42,22 @@ type town struct {
 
 	mu      sync.Mutex
 	m       *sharding.Map // nil: not formed yet
-	data    map[string][]byte
-	buckets []string
+	data    map[string]item
+	done    map[kv.Origin]coordinator.Result // of each command applied; its Acked is 0
+	index   uint64                           // of the last one
+	clients uint64
+	buckets []string // the id of a bucket is its place, from 1; "" has been deleted
+	changes []coordinator.NodeRequest
+}
+
+type item struct {
+	value   []byte
+	version uint64
 }
 
 func newTown(t *testing.T, name string) *town {
 	t.Helper()
-	w := &town{t: t, dir: t.TempDir(), data: make(map[string][]byte)}
+	w := &town{t: t, dir: t.TempDir(), data: make(map[string]item), done: make(map[kv.Origin]coordinator.Result)}
 	must(t, pki.NewCA(w.dir, name))
 	must(t, pki.IssueClient(w.dir, "client"))
 	return w
@@ -100,6 +110,14 @@ type node struct {
 
 	mu   sync.Mutex
 	hang func(method byte) // called before anything is served
+	late func(method byte) // called before anything that was served is answered
+}
+
+// applies lets the node wait for f after it has served something.
+func (n *node) applies(f func(method byte)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.late = f
 }
 
 // hangs lets the node wait for f before it serves anything.
@@ -113,7 +131,7 @@ func (n *node) hangs(f func(method byte)) {
 func (w *town) node(name string) *node {
 	w.t.Helper()
 	must(w.t, pki.IssueNode(w.dir, name, nil))
-	n := &node{town: w, name: name, hang: func(byte) {}}
+	n := &node{town: w, name: name, hang: func(byte) {}, late: func(byte) {}}
 	var err error
 	n.coord, err = coordinator.New(coordinator.Config{
 		Self: sharding.NodeID(name), Serve: n.serveParts,
@@ -153,8 +171,8 @@ func silence(t *testing.T) string {
 func (w *town) value(key string) ([]byte, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	value, found := w.data[key]
-	return value, found
+	i, found := w.data[key]
+	return i.value, found
 }
 
 func (w *town) currentMap() *sharding.Map {
@@ -165,9 +183,10 @@ func (w *town) currentMap() *sharding.Map {
 
 func (n *node) handle(ctx context.Context, _ transport.Identity, method byte, request []byte) ([]byte, error) {
 	n.mu.Lock()
-	hang := n.hang
+	hang, late := n.hang, n.late
 	n.mu.Unlock()
 	hang(method)
+	defer late(method)
 	switch method {
 	case coordinator.MethodMap:
 		if m := n.town.currentMap(); m != nil && m.Epoch > binary.BigEndian.Uint64(request) {
@@ -180,6 +199,11 @@ func (n *node) handle(ctx context.Context, _ transport.Identity, method byte, re
 		return n.coord.ServeBatch(ctx, request)
 	case coordinator.MethodBuckets, coordinator.MethodCatalog:
 		return n.serveBuckets(request)
+	case coordinator.MethodNodes:
+		return n.serveNodes(request)
+	case coordinator.MethodHash:
+		shard, err := coordinator.DecodeHashRequest(request)
+		return coordinator.HashAnswer{Index: 1, Term: 2, Hash: 3, Rows: uint64(shard)}.Append(nil), err
 	case coordinator.MethodStatus:
 		if n.status != nil {
 			return n.status, nil
@@ -201,15 +225,19 @@ func (n *node) serveParts(_ context.Context, request []byte) ([]byte, error) {
 	for _, p := range q.Parts {
 		part := &coordinator.PartAnswer{Shard: p.Shard, Leader: sharding.NodeID(n.name)}
 		for _, c := range p.Commands {
-			if err := n.town.apply(c); err != nil {
+			r, err := n.town.apply(c)
+			if err != nil {
 				return nil, err
 			}
-			part.Results = append(part.Results, coordinator.Result{Outcome: kv.OutcomeApplied})
+			part.Results = append(part.Results, r)
 		}
 		a.OpenPart(part)
-		for _, key := range p.Keys {
-			if value, ok := n.town.data[key]; ok {
-				a.Found(1, value)
+		switch q.Op {
+		case coordinator.OpList:
+			a.Keys(n.town.list(q.Bucket, p.Shard, p.Cursor), 0)
+		case coordinator.OpGet, coordinator.OpExists:
+			if i, ok := n.town.data[p.Keys[0]]; ok { // a node may answer the first few only
+				a.Found(i.version, i.value)
 			} else {
 				a.Missing()
 			}
@@ -219,22 +247,73 @@ func (n *node) serveParts(_ context.Context, request []byte) ([]byte, error) {
 	return a.Bytes(), nil
 }
 
-func (w *town) apply(command []byte) error {
-	c, err := kv.DecodeWrite(command)
-	if err != nil {
-		return err
+// list returns the keys of a shard from a hash on.
+func (w *town) list(bucket uint64, shard sharding.Shard, cursor uint64) (keys []string) {
+	for key := range w.data {
+		if w.m.ShardOfKey(bucket, key) == shard && sharding.HashString(bucket, key) >= cursor {
+			keys = append(keys, key)
+		}
 	}
+	return keys
+}
+
+// apply applies a command that was not applied before.
+func (w *town) apply(command []byte) (coordinator.Result, error) {
+	c, err := kv.DecodeWrite(command)
+	if err != nil || c.Origin.Client == 0 {
+		return coordinator.Result{}, errors.Join(errors.New("a command without a session, or none"), err)
+	}
+	at := c.Origin
+	at.Acked = 0
+	r, ok := w.done[at]
+	if !ok {
+		w.index++
+		if r, err = w.run(&c); err == nil {
+			w.done[at] = r
+		}
+	}
+	return r, err
+}
+
+func (w *town) run(c *kv.Write) (coordinator.Result, error) {
+	r := coordinator.Result{Outcome: kv.OutcomeApplied}
 	for {
 		key, value, ok := c.Next()
 		if !ok {
-			return c.Err()
+			return r, c.Err()
 		}
-		if c.Kind == kv.KindSet {
-			w.data[string(key)] = value
-		} else {
+		was := w.data[string(key)]
+		switch c.Kind {
+		case kv.KindDelete:
 			delete(w.data, string(key))
+			continue
+		case kv.KindIncrement:
+			n, _ := strconv.ParseInt("0"+string(was.value), 10, 64)
+			value = strconv.AppendInt(nil, n+c.Delta, 10)
+			r.Value = uint64(n + c.Delta)
+		case kv.KindSwap:
+			if was.version != c.Version {
+				return coordinator.Result{Outcome: kv.OutcomeNotApplied, Code: kv.CodeConflict, Value: was.version}, nil
+			}
+			r.Value = w.index
 		}
+		w.data[string(key)] = item{value, w.index}
 	}
+}
+
+func (n *node) serveNodes(request []byte) ([]byte, error) {
+	q, err := coordinator.DecodeNodeRequest(request)
+	if err != nil {
+		return nil, err
+	}
+	n.town.mu.Lock()
+	defer n.town.mu.Unlock()
+	n.town.changes = append(n.town.changes, q)
+	a := coordinator.NodeAnswer{}
+	if q.Node == "stranger" {
+		a = coordinator.NodeAnswer{Status: coordinator.StatusRefused, Code: kv.CodeInvalid, Detail: "no node stranger"}
+	}
+	return a.Append(nil), nil
 }
 
 func (n *node) serveBuckets(request []byte) ([]byte, error) {
@@ -244,6 +323,10 @@ func (n *node) serveBuckets(request []byte) ([]byte, error) {
 	}
 	n.town.mu.Lock()
 	defer n.town.mu.Unlock()
+	if q.Op == coordinator.ClientNew {
+		n.town.clients++
+		return coordinator.BucketAnswer{ID: n.town.clients}.Append(nil), nil
+	}
 	a := coordinator.BucketAnswer{Names: n.town.buckets}
 	for i, name := range n.town.buckets {
 		if name == q.Name {
@@ -255,7 +338,9 @@ func (n *node) serveBuckets(request []byte) ([]byte, error) {
 		a = coordinator.BucketAnswer{Status: coordinator.StatusRefused, Code: kv.CodeExists, Detail: q.Name}
 	case q.Op == coordinator.BucketCreate:
 		n.town.buckets = append(n.town.buckets, q.Name)
-	case q.Op == coordinator.BucketOpen && a.ID == 0:
+	case q.Op == coordinator.BucketDelete && a.ID == q.ID:
+		n.town.buckets[a.ID-1] = ""
+	case a.ID == 0 && q.Op != coordinator.BucketList:
 		a = coordinator.BucketAnswer{Status: coordinator.StatusRefused, Code: kv.CodeNoSuchStore, Detail: q.Name}
 	}
 	return a.Append(nil), nil

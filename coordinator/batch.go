@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -15,19 +14,18 @@ import (
 )
 
 const (
-	// firstBackoff and lastBackoff bound the pause between two rounds: short
-	// against an election (1 s), long against a round trip.
-	firstBackoff = 5 * time.Millisecond
-	lastBackoff  = 200 * time.Millisecond
 	// busyRetries is how often a busy node is asked again before the caller
 	// hears of it.
 	busyRetries = 6
-	// maxHops is how many redirects are followed without a pause: a stale map
-	// and a moved leader. More mean an election is going on.
-	maxHops = 2
 	// refreshRounds is how many rounds may fail before somebody else is asked
 	// for a newer map: every node of the old one may have moved.
 	refreshRounds = 4
+	// slowShare is the part of the time for one node, at its end, in which an answer
+	// is one that the time ran out: a node answers a little before its callers leave.
+	slowShare = 4
+	// writeAttempts is how many times longer than a read a write waits for one
+	// node. A copy of a read costs little, one of a write an entry of the log.
+	writeAttempts = 2
 )
 
 // batch is one call on its way. Only the calling goroutine touches it; the
@@ -37,28 +35,34 @@ type batch struct {
 	op     Op
 	bucket uint64
 	size   int
-	keys   []string // of everything but set
-	pairs  []kv.Pair
-	found  func(i int, value []byte) // of a read
+	keys   []string                                  // of a read
+	found  func(i int, value []byte, version uint64) // of a read
+	page   *page                                     // of a list
+	call   *call                                     // of a write
 
-	pending    []int        // positions still to be done; those of one key in the caller's order
-	outcomes   []kv.Outcome // of a write, by position
-	toLeader   bool         // a replica was behind: ask leaders from now on
-	answered   int          // bytes of values so far
-	busy       int          // rounds that met a busy node
-	slow       int          // rounds in which a read's time for one node ran out
-	failed     error        // final
-	last       error        // why positions are still pending
-	rounds     int          // done so far
-	redirected bool         // the last round learned where to go
-	refusal    error        // the last round met a busy node
+	pending    []int // of a read: positions still to be done
+	toLeader   bool  // a replica was behind: ask leaders from now on
+	answered   int   // bytes of values so far
+	busy       int   // rounds that met a busy node
+	slow       int   // rounds in which the time for one node ran out
+	failed     error // final
+	refused    error // of a write: nothing more is begun
+	last       error // why something is still to be done
+	rounds     int   // done so far
+	redirected bool  // the last round learned where to go
+	rest       int   // positions that the last round's answers left for another
+	progress   int   // and that they answered
+	refusal    error // the last round met a busy node
 }
 
-// part is what of the batch belongs to one shard in one round.
+// part is what of the batch belongs to one shard: of a read in one round, of a
+// write from the beginning to the end.
 type part struct {
 	shard     sharding.Shard
 	positions []int
-	ends      []int // of a write: where in positions each command ends
+	slots     sharding.Range // of a read: the shard's
+	commands  []*command     // of a write: all
+	sent      []*command     // of a write: those of this round
 }
 
 // exchange is one request of a round and its answer.
@@ -68,31 +72,69 @@ type exchange struct {
 	request []byte
 	answer  *Answer
 	err     error
-	slow    bool // a read's time for one node ran out
+	slow    bool // the time for one node ran out
 }
 
-func (b *batch) key(i int) string {
-	if b.op == OpSet {
-		return b.pairs[i].Key
+// grouping groups parts by the node that is to serve them.
+type grouping struct {
+	byNode    map[sharding.NodeID]*exchange
+	exchanges []*exchange
+}
+
+func (g *grouping) add(node sharding.NodeID, p *part) {
+	x := g.byNode[node]
+	if x == nil {
+		if g.byNode == nil {
+			g.byNode = make(map[sharding.NodeID]*exchange)
+		}
+		x = &exchange{node: node}
+		g.byNode[node] = x
+		g.exchanges = append(g.exchanges, x)
 	}
-	return b.keys[i]
+	x.parts = append(x.parts, p)
 }
 
-// run does rounds until nothing is pending, something failed for good or ctx
-// ends. A round splits what is pending by the newest map, so a stale map, a
-// redirect and a dead node are all healed by the next one.
+// left says whether anything is still to be done.
+func (b *batch) left() bool {
+	if b.call == nil {
+		return len(b.pending) > 0
+	}
+	if b.call.parts == nil {
+		return true
+	}
+	for _, p := range b.call.parts {
+		if len(p.wanted(b.refused != nil)) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// run does rounds until nothing is left, something failed for good or ctx ends. A
+// round looks for the leaders by the newest map, so a stale map, a redirect and a
+// dead node are all healed by the next one.
 func (b *batch) run(ctx context.Context) {
-	b.pending = make([]int, b.size)
-	for i := range b.pending {
-		b.pending[i] = i
+	if b.call == nil {
+		b.pending = make([]int, b.size)
+		for i := range b.pending {
+			b.pending[i] = i
+		}
 	}
 	pace := pace{pause: firstBackoff}
-	for ; len(b.pending) > 0 && b.failed == nil; b.rounds++ {
-		if b.rounds > 0 && !pace.next(ctx, b.redirected) {
+	for b.left() && b.failed == nil {
+		if b.call != nil && !b.call.began.IsZero() && b.call.late() {
+			b.fail(errLate)
 			return
 		}
-		if b.rounds%refreshRounds == refreshRounds-1 {
-			b.c.Refresh(ctx)
+		// What a page of answers left is asked for at once: nothing went wrong.
+		if paged := b.rest > 0 && b.rest == len(b.pending); !paged {
+			if b.rounds > 0 && !pace.next(ctx, b.redirected) {
+				return
+			}
+			if b.rounds%refreshRounds == refreshRounds-1 {
+				b.c.Refresh(ctx)
+			}
+			b.rounds++
 		}
 		t, err := b.c.table(ctx)
 		if err != nil {
@@ -103,41 +145,11 @@ func (b *batch) run(ctx context.Context) {
 	}
 }
 
-// pace is what separates the rounds of one call: nothing after the first few
-// redirects, else a pause that grows.
-type pace struct {
-	pause time.Duration
-	hops  int // redirects followed at once
-}
-
-// next waits until the next round may begin; false if ctx ended first.
-func (p *pace) next(ctx context.Context, redirected bool) bool {
-	if redirected && p.hops < maxHops {
-		p.hops++
-		return true
-	}
-	pause := p.pause
-	p.pause = min(2*pause, lastBackoff)
-	return sleep(ctx, pause+rand.N(pause))
-}
-
-// sleep waits for d; false if ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// round sends one request to each node that has something pending and takes in
-// the answers.
+// round sends one request to each node that has something to do and takes in the
+// answers.
 func (b *batch) round(ctx context.Context, t *table) {
 	exchanges := b.split(t)
-	b.pending = b.pending[:0]
+	b.pending, b.rest, b.progress = b.pending[:0], 0, 0
 	if len(exchanges) == 1 {
 		b.exchange(ctx, exchanges[0])
 	} else {
@@ -156,40 +168,58 @@ func (b *batch) round(ctx context.Context, t *table) {
 	if slow {
 		b.slow++
 	}
-	if b.refusal != nil {
-		if b.busy++; b.busy > busyRetries {
+	if b.rest > 0 && b.progress == 0 { // for ever, maybe: a node answers one key at least
+		b.fail(fmt.Errorf("%w: answers of 0 items to %d keys", kv.ErrUnavailable, b.rest))
+	}
+	if b.refusal == nil {
+		return
+	}
+	if b.busy++; b.busy > busyRetries {
+		if b.call == nil {
 			b.fail(b.refusal)
+		} else if b.refused == nil {
+			b.refused = b.refusal
 		}
 	}
 }
 
-// split cuts what is pending into parts by shard and groups the parts by node.
+// split groups what is left by shard, and the shards by node.
 func (b *batch) split(t *table) []*exchange {
+	var exchanges []*exchange
+	if b.call != nil {
+		exchanges = b.splitWrite(t)
+	} else {
+		exchanges = b.splitRead(t)
+	}
+	for _, x := range exchanges {
+		x.request = b.encode(t.byEpoch.Epoch, x)
+	}
+	return exchanges
+}
+
+func (b *batch) splitRead(t *table) []*exchange {
 	m := t.byEpoch
 	byShard := make([]*part, len(m.Groups)+1)
-	byNode := make(map[sharding.NodeID]*exchange, len(m.Nodes))
-	var exchanges []*exchange
+	var group grouping
 	for _, i := range b.pending {
-		s := m.ShardOfKey(b.bucket, b.key(i))
+		s := b.shard(m, i)
 		p := byShard[s]
 		if p == nil {
-			p = &part{shard: s, positions: make([]int, 0, 2*len(b.pending)/len(m.Groups)+1)}
+			p = &part{shard: s, slots: m.Group(s).Range, positions: make([]int, 0, 2*len(b.pending)/len(m.Groups)+1)}
 			byShard[s] = p
-			node := b.target(t, s)
-			x := byNode[node]
-			if x == nil {
-				x = &exchange{node: node}
-				byNode[node] = x
-				exchanges = append(exchanges, x)
-			}
-			x.parts = append(x.parts, p)
+			group.add(b.target(t, s), p)
 		}
 		p.positions = append(p.positions, i)
 	}
-	for _, x := range exchanges {
-		x.request = b.encode(m.Epoch, x)
+	return group.exchanges
+}
+
+// shard returns where a position of a read is answered.
+func (b *batch) shard(m *sharding.Map, i int) sharding.Shard {
+	if b.op == OpList {
+		return m.GroupOf(sharding.SlotOf(b.page.cursor)).Shard
 	}
-	return exchanges
+	return m.ShardOfKey(b.bucket, b.keys[i])
 }
 
 // target chooses the node for a shard: a node reads its own replica, everything
@@ -201,79 +231,44 @@ func (b *batch) target(t *table, s sharding.Shard) sharding.NodeID {
 	return t.leader(s)
 }
 
-// encode writes the request of one node. A write's pairs become commands of at
-// most Limits.EntryBytes, or of one larger pair.
+// encode writes the request of one node.
 func (b *batch) encode(epoch uint64, x *exchange) []byte {
 	own := b.op.reads() && !b.toLeader && x.node == b.c.cfg.Self
 	req := appendRequestHeader(nil, epoch, b.op, own, b.bucket, len(x.parts))
 	for _, p := range x.parts {
 		req = binary.BigEndian.AppendUint32(req, uint32(p.shard))
-		if b.op.reads() {
+		switch {
+		case b.op == OpList:
+			req = binary.BigEndian.AppendUint64(req, b.page.cursor)
+			req = binary.AppendUvarint(req, uint64(b.page.most))
+		case b.op.reads():
 			req = binary.AppendUvarint(req, uint64(len(p.positions)))
 			for _, i := range p.positions {
 				req = kv.AppendString(req, b.keys[i])
 			}
-			continue
-		}
-		commands := b.commands(p)
-		req = binary.AppendUvarint(req, uint64(len(commands)))
-		for _, c := range commands {
-			req = kv.AppendBytes(req, c)
+		default:
+			req = binary.AppendUvarint(req, uint64(len(p.sent)))
+			for _, c := range p.sent {
+				req = kv.AppendBytes(req, c.bytes)
+			}
 		}
 	}
 	return req
 }
 
-// commands packs a part into commands, in order.
-func (b *batch) commands(p *part) [][]byte {
-	var out [][]byte
-	most := b.c.cfg.Limits.EntryBytes - kv.CommandOverhead
-	p.ends = p.ends[:0]
-	var pairs []kv.Pair
-	var keys []string
-	size := 0
-	cut := func(end int) {
-		if b.op == OpSet {
-			out = append(out, kv.AppendSet(make([]byte, 0, size+kv.CommandOverhead+8*len(pairs)), b.bucket, pairs))
-		} else {
-			out = append(out, kv.AppendDelete(nil, b.bucket, keys))
-		}
-		p.ends = append(p.ends, end)
-		pairs, keys, size = pairs[:0], keys[:0], 0
-	}
-	for n, i := range p.positions {
-		add := len(b.key(i)) + 2*binary.MaxVarintLen32
-		if b.op == OpSet {
-			add += len(b.pairs[i].Value)
-		}
-		if size > 0 && size+add > most {
-			cut(n)
-		}
-		size += add
-		if b.op == OpSet {
-			pairs = append(pairs, b.pairs[i])
-		} else {
-			keys = append(keys, b.keys[i])
-		}
-	}
-	cut(len(p.positions))
-	return out
-}
-
-// exchange sends one request. A read asks for less than the whole time, so that
-// a paused node does not use it all up; after each time that was too short it
-// asks for more, so that a large answer over a slow link arrives at last.
+// exchange sends one request. It has less than the whole time, so that a paused
+// node does not use it all up; after each time that was too short it has more, so
+// that a large message over a slow link arrives at last.
 func (b *batch) exchange(ctx context.Context, x *exchange) {
-	var answer []byte
-	var err error
-	if b.op.reads() {
-		attempt, done := context.WithTimeout(ctx, b.c.cfg.AttemptTimeout*time.Duration(b.slow+1))
-		defer done()
-		answer, err = b.c.send(attempt, x.node, MethodParts, x.request)
-		x.slow = err != nil && attempt.Err() != nil
-	} else {
-		answer, err = b.c.send(ctx, x.node, MethodParts, x.request)
+	most := b.c.cfg.AttemptTimeout * time.Duration(b.slow+1)
+	if b.call != nil {
+		most *= writeAttempts
 	}
+	attempt, done := context.WithTimeout(ctx, most)
+	defer done()
+	began := time.Now()
+	answer, err := b.c.send(attempt, x.node, MethodParts, x.request)
+	x.slow = attempt.Err() != nil || time.Since(began) > most-most/slowShare
 	if err == nil {
 		x.answer, err = DecodeAnswer(answer)
 	}
@@ -295,7 +290,7 @@ func (b *batch) settle(t *table, x *exchange) (redirected bool) {
 	for n, p := range x.parts {
 		a := &x.answer.Parts[n]
 		if a.Shard != p.shard {
-			b.unsettled(p.positions, kv.OutcomeUnknown, fmt.Errorf("node %s answered shard %d, asked was %d", x.node, a.Shard, p.shard))
+			b.unsettled(p, kv.OutcomeUnknown, fmt.Errorf("node %s answered shard %d, asked was %d", x.node, a.Shard, p.shard))
 			continue
 		}
 		switch a.Status {
@@ -309,8 +304,11 @@ func (b *batch) settle(t *table, x *exchange) (redirected bool) {
 			b.last = fmt.Errorf("shard %d: the map of epoch %d is not node %s's", p.shard, t.byEpoch.Epoch, x.node)
 		default:
 			b.last = fmt.Errorf("shard %d on node %s: %w", p.shard, x.node, a.Code.Err(a.Detail))
+			if a.Code == kv.CodeUnavailable { // it may be of no cluster any more: ask another, which knows who leads
+				t.suspect(p.shard, x.node)
+			}
 		}
-		if b.op.reads() {
+		if b.call == nil {
 			b.settleRead(p, a)
 		} else {
 			b.settleWrite(p, a)
@@ -327,8 +325,7 @@ func (b *batch) follow(t *table, s sharding.Shard, asked, leader sharding.NodeID
 	return t.follow(s, asked, leader)
 }
 
-// settleError takes in a request that got no answer. What was surely not run
-// stays pending; a write that may have been run is unknown.
+// settleError takes in a request that got no answer.
 func (b *batch) settleError(t *table, x *exchange) {
 	err := fmt.Errorf("node %s: %w", x.node, x.err)
 	class := noAnswer(err, kv.ErrUnknown)
@@ -338,8 +335,10 @@ func (b *batch) settleError(t *table, x *exchange) {
 		b.fail(class)
 	case errors.Is(class, kv.ErrBusy):
 		b.refusal = class
-	case errors.Is(err, transport.ErrClosed):
+	case errors.Is(err, transport.ErrClosed) && b.call == nil:
 		b.fail(fmt.Errorf("%w: %w", kv.ErrUnavailable, err))
+	case errors.Is(err, transport.ErrClosed):
+		b.fail(class)
 	case b.op.reads() && errors.As(err, &remote):
 		b.fail(fmt.Errorf("%w: %w", kv.ErrInvalid, err))
 	}
@@ -348,19 +347,34 @@ func (b *batch) settleError(t *table, x *exchange) {
 	}
 	for _, p := range x.parts {
 		t.suspect(p.shard, x.node)
-		b.unsettled(p.positions, sentOutcome(err), err)
+		b.unsettled(p, sentOutcome(err), err)
 	}
 }
 
-// unsettled leaves positions pending, except those of a write whose outcome is
-// unknown: they are never sent again.
-func (b *batch) unsettled(positions []int, outcome kv.Outcome, why error) {
+// unsettled leaves a part to be asked for again. Of a write it makes a difference
+// whether the node may have run it.
+func (b *batch) unsettled(p *part, outcome kv.Outcome, why error) {
 	b.last = why
-	if b.op.reads() || outcome == kv.OutcomeNotApplied {
-		b.pending = append(b.pending, positions...)
-		return
+	switch {
+	case b.call == nil:
+		b.pending = append(b.pending, p.positions...)
+	case outcome != kv.OutcomeNotApplied:
+		b.lost(p, why)
 	}
-	b.fail(fmt.Errorf("%w: %w", kv.ErrUnknown, why))
+}
+
+// retryable says whether a refusal may pass. How often a busy node is asked
+// again is counted by round.
+func (b *batch) retryable(code kv.Code, detail string) bool {
+	switch code {
+	case kv.CodeOK, kv.CodeUnavailable:
+		return true
+	case kv.CodeBusy:
+		b.refusal = code.Err(detail)
+		return true
+	default:
+		return false
+	}
 }
 
 // fail ends the batch after this round. An unknown outcome is the stronger
@@ -371,11 +385,22 @@ func (b *batch) fail(err error) {
 	}
 }
 
-// unavailable is the error of a batch whose time ran out.
-func (b *batch) unavailable(ctx context.Context) error {
+// timeUp is the error of a batch whose time ran out.
+func (b *batch) timeUp(ctx context.Context) error {
 	why := context.Cause(ctx)
 	if b.last != nil {
 		why = fmt.Errorf("%w; last: %w", why, b.last)
 	}
-	return fmt.Errorf("%w: %d of %d keys: %w", kv.ErrUnavailable, len(b.pending), b.size, why)
+	class, left := kv.ErrUnavailable, len(b.pending)
+	if b.call != nil {
+		for _, s := range b.call.known {
+			if !s.settled() {
+				left++
+			}
+			if s == maybe {
+				class = kv.ErrUnknown
+			}
+		}
+	}
+	return fmt.Errorf("%w: %d of %d keys: %w", class, left, b.size, why)
 }

@@ -67,20 +67,27 @@ func TestEveryFaultHasItsClass(t *testing.T) {
 		{"nodes do not get the newest map", mapIsNew, kv.ErrUnavailable, kv.ErrUnavailable, not},
 		{"busy", partBusy, kv.ErrBusy, kv.ErrBusy, not},
 		{"invalid", partInvalid, kv.ErrInvalid, kv.ErrInvalid, not},
-		{"a code of a later version", partUnknownCode, kv.ErrUnavailable, kv.ErrUnknown, not},
+		{"a leader that dies after proposing", diesProposing, kv.ErrUnavailable, kv.ErrUnknown, unknown},
+		{"a code of a later version", partUnknownCode, kv.ErrUnavailable, kv.ErrUnavailable, not},
 		{"the rest is not proposed, at first", restNotProposed, nil, nil, applied},
 		{"the rest is not applied, at first", restNotLeader, nil, nil, applied},
 		{"the rest is not applied, without a reason", restNoReason, nil, nil, applied},
 		{"the rest meets a busy leader, at first", restBusy, nil, nil, applied},
 		{"the rest meets no bucket", restNoStore, nil, kv.ErrNoSuchStore, not},
-		{"the rest is unknown", restUnknown, nil, kv.ErrUnknown, unknown},
-		{"the rest without the beginning", firstMissing, nil, kv.ErrUnavailable, applied},
+		{"the rest is unknown, and applied", restUnknown, nil, nil, applied},
+		{"the rest is unknown, and lost", restLost, nil, nil, applied},
+		{"the rest is unknown, and applied later", restLater, nil, nil, applied},
+		{"the rest without the beginning", firstMissing, nil, kv.ErrUnavailable, not},
+		{"a result too many", oneTooMany, nil, kv.ErrUnknown, unknown},
+		{"the call is forgotten", allForgotten, nil, kv.ErrUnknown, unknown},
+		{"a copy arrives later", servedTwice, nil, nil, applied},
+		{"the shards change all the time", mapIsSplit, kv.ErrUnavailable, kv.ErrUnavailable, not},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			within(t, func(t *testing.T, ctx context.Context) {
 				f := newFake(3, 1, 3)
 				f.always = c.fate
-				co := f.coordinator(kv.Limits{EntryBytes: kv.CommandOverhead + 1}) // every pair alone
+				co := f.client(kv.Limits{EntryBytes: kv.CommandOverhead + 1}) // every pair alone
 				_, err := co.GetMany(ctx, testBucket, []string{"a"})
 				checkClass(t, "read", err, c.read)
 
@@ -125,20 +132,20 @@ func checkClass(t *testing.T, what string, err, want error) {
 // calls are the operations on many keys.
 var calls = []struct {
 	name string
-	do   func(ctx context.Context, c carrier, keys []string) error
+	do   func(ctx context.Context, c user, keys []string) error
 }{
-	{"get-many", func(ctx context.Context, c carrier, keys []string) error {
+	{"get-many", func(ctx context.Context, c user, keys []string) error {
 		_, err := c.GetMany(ctx, testBucket, keys)
 		return err
 	}},
-	{"exists", func(ctx context.Context, c carrier, keys []string) error {
+	{"exists", func(ctx context.Context, c user, keys []string) error {
 		_, err := c.Exists(ctx, testBucket, keys)
 		return err
 	}},
-	{"set-many", func(ctx context.Context, c carrier, keys []string) error {
+	{"set-many", func(ctx context.Context, c user, keys []string) error {
 		return c.SetMany(ctx, testBucket, pairsOf(keys, "value"))
 	}},
-	{"delete-many", func(ctx context.Context, c carrier, keys []string) error { return c.DeleteMany(ctx, testBucket, keys) }},
+	{"delete-many", func(ctx context.Context, c user, keys []string) error { return c.DeleteMany(ctx, testBucket, keys) }},
 }
 
 // A batch costs each node one request, and all of them are under way at once.
@@ -156,7 +163,7 @@ func TestOneRequestPerNodeInParallel(t *testing.T) {
 					}
 				}
 				done := make(chan error, 1)
-				go func() { done <- call.do(ctx, f.coordinator(kv.Limits{}), someKeys(60)) }()
+				go func() { done <- call.do(ctx, f.client(kv.Limits{}), someKeys(60)) }()
 				asked := make(map[sharding.NodeID]bool)
 				for range 3 {
 					asked[<-arrived] = true // nobody is answered before all were asked
@@ -181,7 +188,7 @@ func TestOneRequestPerNodeInParallel(t *testing.T) {
 func TestEmptyBatchesCostNothing(t *testing.T) {
 	f := newFake(3, 6, 3)
 	for _, call := range calls {
-		must(t, call.do(t.Context(), f.coordinator(kv.Limits{}), nil))
+		must(t, call.do(t.Context(), f.client(kv.Limits{}), nil))
 	}
 	if n := len(f.seenBy("")); n != 0 {
 		t.Errorf("%d requests, want none", n)
@@ -204,7 +211,7 @@ func TestRedirectsAreFollowedAtOnceTwice(t *testing.T) {
 		for _, id := range f.m.Groups[0].Replicas {
 			f.will(id, pointsRight, pointsRight) // each has just lost the lead to the next
 		}
-		must(t, f.coordinator(kv.Limits{}).SetMany(ctx, testBucket, pairsOf([]string{"a"}, "1")))
+		must(t, f.client(kv.Limits{}).SetMany(ctx, testBucket, pairsOf([]string{"a"}, "1")))
 		got := pauses(f.seenBy(""))
 		if len(got) != 6 || got[0] != 0 || got[1] != 0 {
 			t.Fatalf("pauses of %v, want 6, the first two of nothing", got)
@@ -214,7 +221,7 @@ func TestRedirectsAreFollowedAtOnceTwice(t *testing.T) {
 				t.Errorf("pause %d of %v is %v, want %v to %v", i, got, got[i], want, 2*want)
 			}
 		}
-		if f.data["a"] != "1" || f.writes.count(write{"a", "1"}) != 1 {
+		if f.data["a"] != "1" || f.count(write{"a", "1"}) != 1 {
 			t.Errorf("the data is %q", f.data)
 		}
 	})
@@ -226,7 +233,7 @@ func TestBackoffIsBounded(t *testing.T) {
 		f := newFake(3, 1, 3)
 		f.always = pointsNowhere
 		asked := make(map[sharding.NodeID]int)
-		err := f.coordinator(kv.Limits{}).SetMany(ctx, testBucket, pairsOf([]string{"a"}, "1"))
+		err := f.client(kv.Limits{}).SetMany(ctx, testBucket, pairsOf([]string{"a"}, "1"))
 		checkClass(t, "write", err, kv.ErrUnavailable)
 		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no leader that node") {
 			t.Errorf("%v does not say why", err)
@@ -250,7 +257,7 @@ func TestBusyIsCountedByRound(t *testing.T) {
 	for _, busy := range []fate{refusedCall, partBusy, restBusy} {
 		within(t, func(t *testing.T, ctx context.Context) {
 			f := newFake(1, 6, 1)
-			c := f.coordinator(kv.Limits{EntryBytes: kv.CommandOverhead + 1})
+			c := f.client(kv.Limits{EntryBytes: kv.CommandOverhead + 1})
 			pairs := pairsOf(someKeys(120), "1")
 			f.will("n1", slices.Repeat([]fate{busy}, busyRetries)...)
 			must(t, c.SetMany(ctx, testBucket, pairs))
@@ -263,6 +270,48 @@ func TestBusyIsCountedByRound(t *testing.T) {
 			checkClass(t, "write", err, kv.ErrBusy)
 			if n := len(f.seenBy("")); n != busyRetries+1 {
 				t.Errorf("fate %d: gave up after %d requests, want %d", busy, n, busyRetries+1)
+			}
+		})
+	}
+}
+
+// What a page of answers leaves is asked for at once, and of a node's own replica
+// again.
+func TestPagesOfAnswersAreReadAtOnce(t *testing.T) {
+	for _, self := range []sharding.NodeID{"", "n1"} {
+		within(t, func(t *testing.T, ctx context.Context) {
+			f := newFake(2, 2, 2)
+			f.pageKeys = 3
+			keys := someKeys(50)
+			for _, key := range keys {
+				f.data[key] = "value of " + key
+			}
+			f.fetchMap = func(context.Context, uint64) (*sharding.Map, error) {
+				t.Error("somebody was asked for a map")
+				return nil, errNetwork
+			}
+			c := f.node(self, kv.Limits{})
+			c.UseMap(f.m)
+			began := time.Now()
+			pairs, err := c.GetMany(ctx, testBucket, keys)
+			must(t, err)
+			for i, p := range pairs {
+				if p == nil || string(p.Value) != "value of "+keys[i] {
+					t.Errorf("key %s: %v", keys[i], p)
+				}
+			}
+			largest := 0
+			for _, s := range f.seenBy("") {
+				for i := range s.q.Parts {
+					largest = max(largest, len(s.q.Parts[i].Keys))
+				}
+				if s.q.AnyReplica != (self != "") {
+					t.Errorf("asked %s, any replica: %v", s.node, s.q.AnyReplica)
+				}
+			}
+			least := (largest + 2) / 3
+			if n := len(f.seenBy("")); time.Since(began) != 0 || n < least || n > 2*least {
+				t.Errorf("%d requests in %v, want %d to %d at once", n, time.Since(began), least, 2*least)
 			}
 		})
 	}

@@ -19,21 +19,24 @@ const (
 	BucketOpen   BucketOp = 1 // the id of a bucket
 	BucketCreate BucketOp = 2
 	BucketList   BucketOp = 3
+	BucketDelete BucketOp = 4 // the bucket of this name, if it has this id: no-such-store if not
+	ClientNew    BucketOp = 5 // an id that no client has had
 )
 
 // A BucketRequest goes to the leader of the meta group:
 //
-//	version u8 · op u8 · name string
+//	version u8 · op u8 · name string · id u64
 type BucketRequest struct {
 	Op   BucketOp
-	Name string // empty for list
+	Name string // empty for list and a new client
+	ID   uint64 // of delete: a name may be another bucket's by now
 }
 
 // DecodeBucketRequest reads a bucket request.
 func DecodeBucketRequest(b []byte) (BucketRequest, error) {
 	d := versioned(b)
-	r := BucketRequest{Op: BucketOp(d.U8()), Name: d.String()}
-	if r.Op < BucketOpen || r.Op > BucketList {
+	r := BucketRequest{Op: BucketOp(d.U8()), Name: d.String(), ID: d.U64()}
+	if r.Op < BucketOpen || r.Op > ClientNew {
 		d.Fail("bucket operation %d", r.Op)
 	}
 	return r, d.Finish()
@@ -41,7 +44,7 @@ func DecodeBucketRequest(b []byte) (BucketRequest, error) {
 
 // Append appends the request's encoding.
 func (r BucketRequest) Append(dst []byte) []byte {
-	return kv.AppendString(append(dst, wireVersion, byte(r.Op)), r.Name)
+	return binary.BigEndian.AppendUint64(kv.AppendString(append(dst, wireVersion, byte(r.Op)), r.Name), r.ID)
 }
 
 // A BucketAnswer is
@@ -52,13 +55,24 @@ type BucketAnswer struct {
 	Leader sharding.NodeID
 	Code   kv.Code // of StatusRefused
 	Detail string
-	ID     uint64   // of open
+	ID     uint64   // of open: the bucket's; of a new client: its own
 	Names  []string // of list, sorted
 }
 
+// lost is the class of a request that may have been run without an answer.
+func (r BucketRequest) lost() error {
+	if r.Op == BucketCreate || r.Op == BucketDelete {
+		return kv.ErrUnknown
+	}
+	return kv.ErrUnavailable
+}
+
+// named says whether a request is about a bucket.
+func (r BucketRequest) named() bool { return r.Op != BucketList && r.Op != ClientNew }
+
 // refusal is the error of a request that was refused.
 func (r BucketRequest) refusal(a *BucketAnswer) error {
-	if r.Op == BucketCreate {
+	if errors.Is(r.lost(), kv.ErrUnknown) {
 		return a.Code.Err(a.Detail)
 	}
 	return readError(a.Code, a.Detail)
@@ -71,11 +85,16 @@ func DecodeBucketAnswer(b []byte) (BucketAnswer, error) {
 		Status: Status(d.U8()), Leader: sharding.NodeID(d.String()),
 		Code: kv.Code(d.U8()), Detail: d.String(), ID: d.U64(), Names: d.Keys(),
 	}
-	if a.Status == StatusStaleMap {
-		d.Fail("status %d of a bucket operation", a.Status)
-	}
-	checkStatus(d, a.Status, a.Code)
+	checkMetaStatus(d, a.Status, a.Code)
 	return a, d.Finish()
+}
+
+// checkMetaStatus refuses what the leader of the meta group does not answer.
+func checkMetaStatus(d *kv.Decoder, s Status, code kv.Code) {
+	if s == StatusStaleMap {
+		d.Fail("status %d of the meta group", s)
+	}
+	checkStatus(d, s, code)
 }
 
 // Append appends the answer's encoding.
@@ -114,62 +133,84 @@ func (c *Coordinator) ListBuckets(ctx context.Context) ([]string, error) {
 	return a.Names, err
 }
 
-// buckets asks the leader of the meta group, whoever that is now.
-func (c *Coordinator) buckets(ctx context.Context, r BucketRequest) (BucketAnswer, error) {
-	request := r.Append(nil)
-	pace := pace{pause: firstBackoff}
-	for round := 1; ; round++ {
-		a, redirected, err := c.askMeta(ctx, r, request)
-		if err == nil {
-			return a, nil
+// DeleteBucket deletes a bucket and all its keys, which are gone for every caller
+// at once or soon after; kv.ErrNoSuchStore if there is none of that name. What is
+// deleted is the bucket that had the name when the call began, never one that was
+// given the name since: a lost answer is asked for again by its id, and that it is
+// not there then is a success. kv.ErrUnknown if none came in time.
+func (c *Coordinator) DeleteBucket(ctx context.Context, name string) error {
+	id, err := c.OpenBucket(ctx, name)
+	if err != nil {
+		return err
+	}
+	return deleteBucket(ctx, BucketRequest{Op: BucketDelete, Name: name, ID: id}, c.buckets)
+}
+
+// deleteBucket asks until it is known that the bucket is gone.
+func deleteBucket(ctx context.Context, r BucketRequest, ask func(context.Context, BucketRequest) (BucketAnswer, error)) error {
+	var lost error
+	for pace := (pace{pause: firstBackoff}); ; {
+		_, err := ask(ctx, r)
+		switch {
+		case lost != nil && errors.Is(err, kv.ErrNoSuchStore):
+			return nil
+		case err == nil, lost == nil && !errors.Is(err, kv.ErrUnknown):
+			return err
+		case !errors.Is(err, kv.ErrUnknown) || errors.Is(err, transport.ErrClosed):
+			return asUnknown(err)
 		}
-		if !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrBusy) || errors.Is(err, transport.ErrClosed) {
-			return BucketAnswer{}, err
-		}
-		if round%refreshRounds == 0 {
-			c.Refresh(ctx)
-		}
-		if !pace.next(ctx, redirected) {
-			return BucketAnswer{}, fmt.Errorf("%w: the meta group: %w; last: %w", kv.ErrUnavailable, context.Cause(ctx), err)
+		lost = err
+		if !pace.next(ctx, false) {
+			return lost
 		}
 	}
 }
 
-// askMeta asks once. An error that wraps kv.ErrUnavailable may be tried again:
-// nothing was done.
-func (c *Coordinator) askMeta(ctx context.Context, r BucketRequest, request []byte) (a BucketAnswer, redirected bool, err error) {
-	t, err := c.table(ctx)
+// newClient returns an id that no client has had.
+func (c *Coordinator) newClient(ctx context.Context) (uint64, error) {
+	return newClient(ctx, c.buckets)
+}
+
+func newClient(ctx context.Context, ask func(context.Context, BucketRequest) (BucketAnswer, error)) (uint64, error) {
+	a, err := ask(ctx, BucketRequest{Op: ClientNew})
+	if err == nil && a.ID == 0 {
+		err = fmt.Errorf("%w: the meta group gave 0 for a client id", kv.ErrUnavailable)
+	}
+	return a.ID, err
+}
+
+// buckets asks the leader of the meta group.
+func (c *Coordinator) buckets(ctx context.Context, r BucketRequest) (a BucketAnswer, err error) {
+	err = c.askMeta(ctx, &metaCall{
+		method: MethodBuckets, request: r.Append(nil), lost: r.lost(), once: r.Op == BucketCreate,
+		take: func(b []byte) (Status, sharding.NodeID, error, error) {
+			var err error
+			a, err = DecodeBucketAnswer(b)
+			return a.Status, a.Leader, r.refusal(&a), err
+		},
+	})
 	if err != nil {
-		return a, false, err
+		return BucketAnswer{}, err
 	}
-	node := t.leader(sharding.Meta)
-	var b []byte
-	if r.Op == BucketCreate { // a create is sent once and waited for: see batch.exchange
-		b, err = c.send(ctx, node, MethodBuckets, request)
-	} else {
-		attempt, done := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
-		defer done()
-		b, err = c.send(attempt, node, MethodBuckets, request)
+	return a, nil
+}
+
+// ServeBuckets does a bucket operation for somebody else. Its error says that
+// the request was malformed.
+func (c *Coordinator) ServeBuckets(ctx context.Context, request []byte) ([]byte, error) {
+	r, err := DecodeBucketRequest(request)
+	if err != nil {
+		return nil, err
 	}
+	if r.named() {
+		err = kv.CheckBucketName(r.Name)
+	}
+	var a BucketAnswer
 	if err == nil {
-		a, err = DecodeBucketAnswer(b)
+		a, err = c.buckets(ctx, r)
 	}
 	if err != nil {
-		t.suspect(sharding.Meta, node)
-		lost := kv.ErrUnavailable
-		if r.Op == BucketCreate {
-			lost = kv.ErrUnknown
-		}
-		return a, false, noAnswer(fmt.Errorf("node %s: %w", node, err), lost)
+		a = BucketAnswer{Status: StatusRefused, Code: kv.CodeOf(err), Detail: err.Error()}
 	}
-	switch a.Status {
-	case StatusServed:
-		t.setLeader(sharding.Meta, node)
-		return a, false, nil
-	case StatusNotLeader:
-		redirected = t.follow(sharding.Meta, node, a.Leader)
-		return a, redirected, fmt.Errorf("%w: %w", kv.ErrUnavailable, notLeading("the meta group", node, a.Leader))
-	default:
-		return a, false, r.refusal(&a)
-	}
+	return a.Append(nil), nil
 }

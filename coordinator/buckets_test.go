@@ -14,6 +14,7 @@ import (
 type catalogue interface {
 	OpenBucket(ctx context.Context, name string) (uint64, error)
 	CreateBucket(ctx context.Context, name string) error
+	DeleteBucket(ctx context.Context, name string) error
 	ListBuckets(ctx context.Context) ([]string, error)
 }
 
@@ -28,7 +29,7 @@ func eachCatalogue(t *testing.T, test func(t *testing.T, ctx context.Context, f 
 	t.Run("through", func(t *testing.T) {
 		within(t, func(t *testing.T, ctx context.Context) {
 			f := newFake(3, 1, 3)
-			test(t, ctx, f, &Through{Call: (&through{node: f.node("n1", kv.Limits{})}).call})
+			test(t, ctx, f, &Through{Call: (&between{f: f, nodes: []*Coordinator{f.node("n1", kv.Limits{})}}).call})
 		})
 	})
 }
@@ -50,9 +51,17 @@ func TestBuckets(t *testing.T) {
 		_, err = c.OpenBucket(ctx, "three")
 		checkClass(t, "open what is not there", err, kv.ErrNoSuchStore)
 
+		must(t, c.DeleteBucket(ctx, "two"))
+		checkClass(t, "delete it again", c.DeleteBucket(ctx, "two"), kv.ErrNoSuchStore)
+		must(t, c.CreateBucket(ctx, "two"))
+		if id, err := c.OpenBucket(ctx, "two"); err != nil || id != 3 {
+			t.Errorf("the new bucket two is %d, %v, want 3", id, err)
+		}
+
 		f.requests = nil
 		for _, name := range []string{"", "a:b", "\xff"} {
 			checkClass(t, "create "+name, c.CreateBucket(ctx, name), kv.ErrInvalid)
+			checkClass(t, "delete "+name, c.DeleteBucket(ctx, name), kv.ErrInvalid)
 			_, err := c.OpenBucket(ctx, name)
 			checkClass(t, "open "+name, err, kv.ErrInvalid)
 		}
@@ -152,7 +161,7 @@ func TestBucketsThroughANodeThatFails(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFake(3, 1, 3)
-			th := &Through{Call: (&through{node: f.node("n1", kv.Limits{}), fates: []fate{c.fate, c.fate}}).call}
+			th := &Through{Call: (&between{f: f, nodes: []*Coordinator{f.node("n1", kv.Limits{})}, fates: []fate{c.fate, c.fate}}).call}
 			_, err := th.ListBuckets(t.Context())
 			checkClass(t, "list", err, c.list)
 			checkClass(t, "create", th.CreateBucket(t.Context(), "one"), c.create)
@@ -165,5 +174,57 @@ func TestBucketsThroughANodeThatFails(t *testing.T) {
 	checkClass(t, "a node that sends callers on", err, kv.ErrUnavailable)
 	if _, err := (&Coordinator{}).ServeBuckets(t.Context(), nil); !errors.Is(err, kv.ErrMalformed) {
 		t.Errorf("an empty request: %v", err)
+	}
+}
+
+// A delete whose answer was lost is asked for again. That the bucket is not there
+// then is a success; and a bucket that got the name meanwhile is left alone.
+func TestDeletesOfBucketsAreAskedForAgain(t *testing.T) {
+	eachCatalogue(t, func(t *testing.T, ctx context.Context, f *fakeCluster, c catalogue) {
+		f.m = foundMap(1, 1, 1, 1)
+		leader := f.leader(sharding.Meta)
+		for _, lost := range []fate{lostAfter, failedAfter, lostBefore} {
+			must(t, c.CreateBucket(ctx, "one"))
+			f.will(leader, served, lost) // open, delete
+			must(t, c.DeleteBucket(ctx, "one"))
+			if slices.Contains(f.buckets, "one") {
+				t.Errorf("fate %d: it is still there", lost)
+			}
+		}
+
+		must(t, c.CreateBucket(ctx, "one"))
+		f.will(leader, served, lostAfter)
+		created := false
+		c2 := f.coordinator(kv.Limits{})
+		f.deleted = func() {
+			if !created {
+				created = true
+				f.buckets = append(f.buckets, "one") // by somebody else, at once
+			}
+		}
+		must(t, c.DeleteBucket(ctx, "one"))
+		if _, err := c2.OpenBucket(ctx, "one"); err != nil || !created {
+			t.Errorf("the other's bucket: %v", err)
+		}
+	})
+}
+
+// What became of a delete without an answer is unknown, whatever is said afterwards.
+func TestDeletesOfBucketsWithoutAnAnswer(t *testing.T) {
+	for _, always := range []fate{lostBefore, deniedCall, pointsNowhere, closed} {
+		within(t, func(t *testing.T, ctx context.Context) {
+			f := newFake(1, 1, 1)
+			c := f.coordinator(kv.Limits{})
+			must(t, c.CreateBucket(ctx, "one"))
+			f.will("n1", served, lostBefore) // open, delete
+			f.always = always
+			ctx, cancel := context.WithTimeout(ctx, callTime/2)
+			defer cancel()
+			if err := c.DeleteBucket(ctx, "one"); !errors.Is(err, kv.ErrUnknown) {
+				t.Errorf("fate %d after a lost answer: %v, want it unknown", always, err)
+			}
+			f.heal()
+			must(t, c.DeleteBucket(t.Context(), "one"))
+		})
 	}
 }

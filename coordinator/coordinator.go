@@ -23,8 +23,13 @@ type Config struct {
 	FetchMap func(ctx context.Context, epoch uint64) (*sharding.Map, error)
 	// Limits bound each call.
 	Limits kv.Limits
+	// Reserve takes bytes for an answer that is being made for somebody else, false
+	// if there is no room, and Release gives them back. nil: nobody counts.
+	Reserve func(bytes int64) bool
+	Release func(bytes int64)
 	// AttemptTimeout is how long a read waits for one node before it asks
-	// another replica; default 2 s, twice an election time-out.
+	// another replica, and half of what a write waits; default 2 s, twice an
+	// election time-out.
 	AttemptTimeout time.Duration
 }
 
@@ -40,6 +45,9 @@ func New(cfg Config) (*Coordinator, error) {
 	cfg.Limits = cfg.Limits.WithDefaults()
 	if err := cfg.Limits.Validate(); err != nil {
 		return nil, err
+	}
+	if cfg.Reserve == nil {
+		cfg.Reserve, cfg.Release = func(int64) bool { return true }, func(int64) {}
 	}
 	if cfg.AttemptTimeout == 0 {
 		cfg.AttemptTimeout = 2 * time.Second
@@ -63,14 +71,14 @@ func (c *Coordinator) Leader(s sharding.Shard) sharding.NodeID {
 
 // GetMany returns for each key its pair, or nil if it has no value: in the
 // caller's order, duplicates answered in each position. It fails as a whole.
-// The values of one answer share memory.
+// Values of one answer share memory.
 func (c *Coordinator) GetMany(ctx context.Context, bucket uint64, keys []string) ([]*kv.Pair, error) {
 	if err := c.cfg.Limits.CheckKeys(keys); err != nil {
 		return nil, err
 	}
 	pairs := make([]kv.Pair, len(keys)) // one allocation for all pairs
 	out := make([]*kv.Pair, len(keys))
-	err := c.read(ctx, OpGet, bucket, keys, func(i int, value []byte) {
+	err := c.get(ctx, OpGet, bucket, keys, func(i int, value []byte, _ uint64) {
 		pairs[i] = kv.Pair{Key: keys[i], Value: value}
 		out[i] = &pairs[i]
 	})
@@ -80,48 +88,39 @@ func (c *Coordinator) GetMany(ctx context.Context, bucket uint64, keys []string)
 	return out, nil
 }
 
+// GetVersion returns the value of a key and its version, which no earlier or later
+// value of the key has or will have; 0 if there is none.
+func (c *Coordinator) GetVersion(ctx context.Context, bucket uint64, key string) (value []byte, version uint64, found bool, err error) {
+	keys := []string{key}
+	if err := c.cfg.Limits.CheckKeys(keys); err != nil {
+		return nil, 0, false, err
+	}
+	err = c.get(ctx, OpGet, bucket, keys, func(_ int, v []byte, n uint64) { value, version, found = v, n, true })
+	if err != nil {
+		return nil, 0, false, err
+	}
+	return value, version, found, nil
+}
+
 // Exists says of each key whether it has a value.
 func (c *Coordinator) Exists(ctx context.Context, bucket uint64, keys []string) ([]bool, error) {
 	if err := c.cfg.Limits.CheckKeys(keys); err != nil {
 		return nil, err
 	}
 	out := make([]bool, len(keys))
-	if err := c.read(ctx, OpExists, bucket, keys, func(i int, _ []byte) { out[i] = true }); err != nil {
+	if err := c.get(ctx, OpExists, bucket, keys, func(i int, _ []byte, _ uint64) { out[i] = true }); err != nil {
 		return nil, err
 	}
 	return out, nil
 }
 
-// SetMany sets all pairs; the last occurrence of a key wins. An error is a
-// *kv.BatchError unless the call was refused before anything was sent.
-func (c *Coordinator) SetMany(ctx context.Context, bucket uint64, pairs []kv.Pair) error {
-	if err := c.cfg.Limits.CheckPairs(pairs); err != nil {
-		return err
-	}
-	b := &batch{c: c, op: OpSet, bucket: bucket, size: len(pairs), pairs: pairs}
-	return b.write(ctx)
-}
-
-// DeleteMany deletes all keys and skips missing ones. Errors as SetMany's.
-func (c *Coordinator) DeleteMany(ctx context.Context, bucket uint64, keys []string) error {
-	if err := c.cfg.Limits.CheckKeys(keys); err != nil {
-		return err
-	}
-	b := &batch{c: c, op: OpDelete, bucket: bucket, size: len(keys), keys: keys}
-	return b.write(ctx)
-}
-
-func (c *Coordinator) read(ctx context.Context, op Op, bucket uint64, keys []string, found func(i int, value []byte)) error {
+// get reads keys.
+func (c *Coordinator) get(ctx context.Context, op Op, bucket uint64, keys []string, found func(i int, value []byte, version uint64)) error {
 	b := &batch{c: c, op: op, bucket: bucket, size: len(keys), keys: keys, found: found}
-	b.run(ctx)
-	switch {
-	case b.failed != nil:
-		return b.failed
-	case len(b.pending) > 0:
-		return b.unavailable(ctx)
-	}
-	return nil
+	return b.read(ctx)
 }
+
+func (c *Coordinator) limits() kv.Limits { return c.cfg.Limits }
 
 // send carries a request to a node, or to this one: local or remote is this if.
 func (c *Coordinator) send(ctx context.Context, node sharding.NodeID, method byte, request []byte) ([]byte, error) {

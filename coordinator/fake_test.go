@@ -16,11 +16,16 @@ import (
 const testBucket = 7
 
 // fakeCluster is a cluster as a coordinator sees it: nodes that answer, or fail
-// to, over data that is one map in memory. It notes what was sent and what was
-// applied.
+// to, over data that is one map in memory, written by state machines that know
+// sessions (machine_test.go). It notes what was sent and what was applied.
 type fakeCluster struct {
-	fetchMap func(ctx context.Context, epoch uint64) (*sharding.Map, error) // nil: the newest map
-	enter    func(ctx context.Context, node sharding.NodeID)                // called for each request before anything else
+	fetchMap  func(ctx context.Context, epoch uint64) (*sharding.Map, error) // nil: the newest map
+	enter     func(ctx context.Context, node sharding.NodeID)                // called for each request before anything else
+	newClient func(ctx context.Context) error                                // called for each client before it gets its id; may be nil
+	deleted   func()                                                         // called after each deletion of a bucket; may be nil
+	pageKeys  int                                                            // most keys in the answer to a part; 0: all
+	slowly    time.Duration                                                  // an answer takes so long; what was asked is done all the same
+	hurry     int                                                            // late copies arrive with every so many requests; 0: only by arrive
 
 	mu       sync.Mutex
 	m        *sharding.Map
@@ -29,8 +34,17 @@ type fakeCluster struct {
 	fates    map[sharding.NodeID][]fate // of the next requests to a node
 	always   fate                       // when there are no more
 	requests []seen
-	writes   writeLog
-	late     [][]byte // commands on their way that arrive after the caller has left
+	machines map[machineKey]*machine
+	versions map[string]uint64 // of data, by key; of what a test put there: 0
+	index    uint64            // of the newest entry
+	applied  []write           // in order
+	exposed  map[string]bool   // keys of which the caller must think that they may have been written
+	forgot   bool              // a state machine said so of a call
+	healed   bool              // nodes in between do what they are asked, from now on
+	lossy    bool              // an answer of a node in between was lost: any key may have been written
+	late     []copied          // commands on their way that arrive some time later
+	clients  uint64            // ids given out
+	nodes    []NodeRequest
 	buckets  []string // names; the id of a bucket is its place, from 1
 	problems []error  // what a node must never be sent
 }
@@ -42,18 +56,18 @@ type seen struct {
 	q    *Request
 }
 
+// copied is a command on its way.
+type copied struct {
+	shard sharding.Shard
+	bytes []byte
+}
+
 // write is one key of a write, by which a test knows it again.
 type write struct{ key, value string }
 
-// writeLog counts how often each key was written, and how often the caller had
-// reason to think that it was, or may have been.
-type writeLog struct {
-	applied []write
-	exposed map[write]int
-}
-
-func (l *writeLog) count(w write) (n int) {
-	for _, a := range l.applied {
+// count is how often a write was applied.
+func (f *fakeCluster) count(w write) (n int) {
+	for _, a := range f.applied {
 		if a == w {
 			n++
 		}
@@ -63,11 +77,13 @@ func (l *writeLog) count(w write) (n int) {
 
 func newFake(nodes, shards, replicas int) *fakeCluster {
 	f := &fakeCluster{
-		data:  make(map[string]string),
-		fates: make(map[sharding.NodeID][]fate),
+		data:     make(map[string]string),
+		fates:    make(map[sharding.NodeID][]fate),
+		machines: make(map[machineKey]*machine),
+		versions: make(map[string]uint64),
 	}
 	f.m = foundMap(1, nodes, shards, replicas)
-	f.writes.exposed = make(map[write]int)
+	f.exposed = make(map[string]bool)
 	return f
 }
 
@@ -93,6 +109,32 @@ func (f *fakeCluster) config(self sharding.NodeID) Config {
 		Call:     f.call,
 		FetchMap: f.fetch,
 	}
+}
+
+// user is what a caller has of a cluster: a way to read, and a session.
+type user struct {
+	reader
+	*Session
+}
+
+// reader is a Coordinator or a Through.
+type reader interface {
+	GetMany(ctx context.Context, bucket uint64, keys []string) ([]*kv.Pair, error)
+	GetVersion(ctx context.Context, bucket uint64, key string) ([]byte, uint64, bool, error)
+	Exists(ctx context.Context, bucket uint64, keys []string) ([]bool, error)
+	List(ctx context.Context, bucket, cursor uint64) ([]string, uint64, error)
+}
+
+// client returns a client's way to the cluster.
+func (f *fakeCluster) client(limits kv.Limits) user {
+	c := f.coordinator(limits)
+	return user{c, c.NewSession()}
+}
+
+// through returns the way to the cluster through nodes, each call through the next.
+func (f *fakeCluster) through(limits kv.Limits, fates []fate, nodes ...*Coordinator) user {
+	t := &Through{Call: (&between{f: f, nodes: nodes, fates: fates}).call, Maps: f.coordinator(kv.Limits{}), Limits: limits}
+	return user{t, t.NewSession()}
 }
 
 func (f *fakeCluster) coordinator(limits kv.Limits) *Coordinator { return f.node("", limits) }
@@ -141,8 +183,20 @@ func (f *fakeCluster) leader(s sharding.Shard) sharding.NodeID {
 	return replicas[f.leads%len(replicas)]
 }
 
-// change replaces the map: other leaders are preferred, and other ranges.
+// change replaces the map: other replicas are preferred, the shards stay.
 func (f *fakeCluster) change() {
+	next := *f.m
+	next.Epoch++
+	next.Groups = slices.Clone(f.m.Groups)
+	for i := range next.Groups {
+		r := slices.Clone(next.Groups[i].Replicas)
+		next.Groups[i].Replicas = append(r[1:], r[0])
+	}
+	f.m = &next
+}
+
+// split replaces the map by one of other shards.
+func (f *fakeCluster) split() {
 	shards := len(f.m.Groups)%5 + 1
 	f.m = foundMap(f.m.Epoch+1, len(f.m.Nodes), shards, len(f.m.Groups[0].Replicas))
 }
@@ -160,14 +214,22 @@ func (f *fakeCluster) seenBy(node sharding.NodeID) []seen {
 	return out
 }
 
-// arrive lets what was on its way when its caller left be applied.
+// arrive lets all copies on their way arrive.
 func (f *fakeCluster) arrive() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, command := range f.late {
-		f.apply(command)
+	for _, c := range f.late {
+		f.apply(c, kv.CodeOK)
 	}
 	f.late = nil
+}
+
+// heal lets everything go well from now on.
+func (f *fakeCluster) heal() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.fates)
+	f.always, f.healed = served, true
 }
 
 func notSentErr(node sharding.NodeID, why error) error {
@@ -188,8 +250,11 @@ func (f *fakeCluster) call(ctx context.Context, node sharding.NodeID, method byt
 	if ctx.Err() != nil {
 		return nil, notSentErr(node, context.Cause(ctx))
 	}
-	if method == MethodBuckets {
+	switch method {
+	case MethodBuckets:
 		return f.bucketCall(ctx, node, request)
+	case MethodNodes:
+		return f.nodeCall(ctx, node, request)
 	}
 	q, err := DecodeRequest(request)
 	if err != nil {
@@ -198,7 +263,11 @@ func (f *fakeCluster) call(ctx context.Context, node sharding.NodeID, method byt
 	f.mu.Lock()
 	f.requests = append(f.requests, seen{node, time.Now(), q})
 	fate := f.next(node)
+	hurry := f.hurry > 0 && len(f.requests)%f.hurry == 0
 	f.mu.Unlock()
+	if hurry {
+		f.arrive()
+	}
 	if f.enter != nil {
 		f.enter(ctx, node)
 	}
@@ -206,8 +275,12 @@ func (f *fakeCluster) call(ctx context.Context, node sharding.NodeID, method byt
 		return nil, err
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.serve(node, q, fate), nil
+	answer := f.serve(node, q, fate)
+	f.mu.Unlock()
+	if f.slowly > 0 && !sleep(ctx, f.slowly) {
+		return nil, lostErr(node, context.Cause(ctx))
+	}
+	return answer, nil
 }
 
 func (f *fakeCluster) problem(err error) error {
@@ -218,9 +291,11 @@ func (f *fakeCluster) problem(err error) error {
 }
 
 // commandsOf returns all commands of a request, in order.
-func commandsOf(q *Request) (out [][]byte) {
+func commandsOf(q *Request) (out []copied) {
 	for i := range q.Parts {
-		out = append(out, q.Parts[i].Commands...)
+		for _, c := range q.Parts[i].Commands {
+			out = append(out, copied{q.Parts[i].Shard, c})
+		}
 	}
 	return out
 }
@@ -242,11 +317,14 @@ func (f *fakeCluster) callFails(ctx context.Context, node sharding.NodeID, q *Re
 	case lostAfter, hungAfter, failedAfter, failedCode, garbage, missingPart, wrongShard, strangeStatus:
 		f.expose(commands)
 		for _, c := range commands {
-			f.apply(c)
+			f.apply(c, kv.CodeOK)
 		}
-	case lostLater:
+	case lostLater, diesProposing:
 		f.expose(commands)
 		f.late = append(f.late, commands...)
+	}
+	if fate == diesProposing { // the others elect another leader
+		f.leads++
 	}
 	switch fate {
 	case notSent, notConnected:
@@ -255,7 +333,7 @@ func (f *fakeCluster) callFails(ctx context.Context, node sharding.NodeID, q *Re
 		return notSentErr(node, transport.ErrClosed)
 	case lostClosed:
 		return lostErr(node, transport.ErrClosed)
-	case lostBefore, lostAfter, lostLater:
+	case lostBefore, lostAfter, lostLater, diesProposing:
 		return lostErr(node, errNetwork)
 	case hungBefore, hungAfter:
 		return lostErr(node, context.Cause(ctx))
@@ -273,47 +351,12 @@ func (f *fakeCluster) callFails(ctx context.Context, node sharding.NodeID, q *Re
 }
 
 // expose notes that the caller must take commands for possibly applied.
-func (f *fakeCluster) expose(commands [][]byte) {
+func (f *fakeCluster) expose(commands []copied) {
 	for _, c := range commands {
-		for _, w := range f.writesOf(c) {
-			f.writes.exposed[w]++
+		for _, w := range f.writesOf(c.bytes) {
+			f.exposed[w.key] = true
 		}
 	}
-}
-
-// apply applies a command.
-func (f *fakeCluster) apply(command []byte) {
-	kind, _, _ := kv.Header(command)
-	for _, w := range f.writesOf(command) {
-		f.writes.applied = append(f.writes.applied, w)
-		if kind == kv.KindSet {
-			f.data[w.key] = w.value
-		} else {
-			delete(f.data, w.key)
-		}
-	}
-}
-
-func (f *fakeCluster) writesOf(command []byte) (out []write) {
-	w, err := kv.DecodeWrite(command)
-	if err == nil && w.Bucket != testBucket {
-		err = fmt.Errorf("a command for bucket %d", w.Bucket)
-	}
-	if err != nil {
-		f.problems = append(f.problems, err)
-		return nil
-	}
-	for {
-		key, value, ok := w.Next()
-		if !ok {
-			break
-		}
-		out = append(out, write{string(key), string(value)})
-	}
-	if err := w.Err(); err != nil || len(out) == 0 {
-		f.problems = append(f.problems, fmt.Errorf("a command of %d keys: %w", len(out), err))
-	}
-	return out
 }
 
 // other returns a node that has a replica of the shard and is none of those.

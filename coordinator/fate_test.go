@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/manykv/manykv/kv"
@@ -19,13 +20,14 @@ const (
 
 	// The call fails.
 	notSent
-	notConnected // not sent, known after a while
-	closed       // not sent, nor ever again: the caller's own end is closed
-	lostClosed   // as lost, by the same
-	lostBefore   // and nothing is applied
-	lostAfter    // and all is applied
-	lostLater    // and all is applied after the caller has left
-	hungBefore   // as lost, known when the caller's time is up
+	notConnected  // not sent, known after a while
+	closed        // not sent, nor ever again: the caller's own end is closed
+	lostClosed    // as lost, by the same
+	lostBefore    // and nothing is applied
+	lostAfter     // and all is applied
+	lostLater     // and all is applied some time later, perhaps after the caller has left
+	diesProposing // the same, and another leads
+	hungBefore    // as lost, known when the caller's time is up
 	hungAfter
 	refusedCall // the transport's busy
 	deniedCall
@@ -39,6 +41,9 @@ const (
 	wrongShard
 	strangeStatus
 
+	// All is applied, and a copy of it arrives later.
+	servedTwice
+
 	// No part is served.
 	pointsRight // not leader, and says who is
 	pointsWrong // not leader, points at a node that is not either
@@ -46,6 +51,7 @@ const (
 	pointsAway // not leader, points at a node without a replica
 	pointsBack // not leader, points at itself
 	mapIsOld   // the map changes, and the answer brings it
+	mapIsSplit // the map changes, other shards too, and the answer brings it
 	mapIsNew   // the node has no map as new as the request's
 	partBusy
 	partInvalid
@@ -56,9 +62,13 @@ const (
 	restNotLeader // a result says not applied, for now
 	restNoReason  // a result says not applied and not why
 	restBusy
-	restNoStore  // a result says not applied, for good
+	restNoStore  // the state machine refuses
 	restUnknown  // a result says unknown; it is applied
-	firstMissing // the other way: the first is not applied, the rest is
+	restLost     // a result says unknown; it is not applied
+	restLater    // a result says unknown; it is applied later
+	firstMissing // the other way: the first is not proposed, the rest is out of order
+	oneTooMany   // all is applied, and there is a result more
+	allForgotten // the state machine says that the call is forgotten
 )
 
 // broken answers cannot be understood; what was asked has been done all the
@@ -69,19 +79,25 @@ func (f fate) broken() bool { return f == missingPart || f == wrongShard || f ==
 var harmless = []fate{
 	served, notSent, notConnected, pointsRight, pointsWrong, pointsNowhere, pointsAway, pointsBack, mapIsOld, mapIsNew,
 	restNotProposed, restNotLeader, restNoReason,
+	lostBefore, lostAfter, lostLater, diesProposing, failedBefore, failedAfter, failedCode,
+	garbage, missingPart, wrongShard, strangeStatus, servedTwice, restUnknown, restLost, restLater, firstMissing, oneTooMany,
 }
 
-// harmlessToReads are those after which trying a read again must help.
-var harmlessToReads = append([]fate{
-	lostBefore, hungBefore, garbage, missingPart, wrongShard, strangeStatus,
-}, harmless...)
+// harmlessToReads are those after which trying a read again must help: a handler's
+// error is final to a read.
+var harmlessToReads = slices.DeleteFunc(append([]fate{mapIsSplit, hungBefore}, harmless...), func(f fate) bool {
+	return f == failedBefore || f == failedAfter || f == failedCode
+})
 
-const lastFate = firstMissing
+const lastFate = allForgotten
 
 // serve answers a request. Caller holds mu.
 func (f *fakeCluster) serve(node sharding.NodeID, q *Request, fate fate) []byte {
-	if fate == mapIsOld {
+	switch fate {
+	case mapIsOld:
 		f.change()
+	case mapIsSplit:
+		f.split()
 	}
 	switch {
 	case fate == garbage:
@@ -122,20 +138,32 @@ func (f *fakeCluster) serve(node sharding.NodeID, q *Request, fate fate) []byte 
 			continue
 		}
 		w.OpenPart(a)
-		for _, key := range p.Keys {
-			value, there := f.data[key]
-			switch {
-			case !there:
-				w.Missing()
-			case q.Op == OpExists:
-				w.Found(1, nil)
-			default:
-				w.Found(1, []byte(value))
-			}
-		}
+		f.items(q, p, w)
 		w.ClosePart()
 	}
 	return w.Bytes()
+}
+
+// items answers a part of a read.
+func (f *fakeCluster) items(q *Request, p *Part, w *AnswerWriter) {
+	if q.Op == OpList {
+		w.Keys(f.list(p.Shard, p.Cursor, p.Max))
+		return
+	}
+	for i, key := range p.Keys {
+		if f.pageKeys > 0 && i == f.pageKeys {
+			return
+		}
+		value, there := f.data[key]
+		switch {
+		case !there:
+			w.Missing()
+		case q.Op == OpExists:
+			w.Found(f.versions[key], nil)
+		default:
+			w.Found(f.versions[key], []byte(value))
+		}
+	}
 }
 
 // check notes what no node must be sent.
@@ -146,7 +174,7 @@ func (f *fakeCluster) check(q *Request, p *Part) {
 			keys = append(keys, w.key)
 		}
 	}
-	if len(keys) == 0 || q.Op.reads() && q.Bucket != testBucket {
+	if len(keys) == 0 && q.Op != OpList || q.Op.reads() && q.Bucket != testBucket {
 		f.problems = append(f.problems, fmt.Errorf("a part of %d keys of bucket %d", len(keys), q.Bucket))
 	}
 	for _, key := range keys {
@@ -193,56 +221,73 @@ func (f *fakeCluster) refuse(node sharding.NodeID, s sharding.Shard, q *Request,
 // write plays the fates of commands.
 func (f *fakeCluster) write(p *Part, a *PartAnswer, fate fate) {
 	applied, rest := len(p.Commands), Result{Outcome: kv.OutcomeNotApplied}
+	lost := Result{Outcome: kv.OutcomeUnknown, Code: kv.CodeUnknown, Detail: "leadership lost"}
 	switch fate {
 	case restNotProposed:
 		applied = 1
 	case restNotLeader:
 		applied, rest.Code, rest.Detail = 1, kv.CodeUnavailable, "leadership lost"
-	case restNoReason:
+	case restNoReason, restNoStore:
 		applied = 1
 	case restBusy:
 		applied, rest.Code = 1, kv.CodeBusy
-	case restNoStore:
-		applied, rest.Code = 1, kv.CodeNoSuchStore
-	case restUnknown:
-		applied, rest = 1, Result{Outcome: kv.OutcomeUnknown, Code: kv.CodeUnknown, Detail: "leadership lost"}
+	case restUnknown, restLost, restLater:
+		applied, rest = 1, lost
 	case firstMissing:
 		a.Results = []Result{{Outcome: kv.OutcomeNotApplied, Code: kv.CodeUnavailable, Detail: "queue full"}}
-		f.run(p.Commands[1:], a)
+		f.run(Part{Shard: p.Shard, Commands: p.Commands[1:]}, a)
 		return
+	case allForgotten:
+		f.forgot = true
+		f.expose(commandsOf(&Request{Parts: []Part{*p}}))
+		applied, rest = 0, Result{Forgotten: true, Code: kv.CodeUnknown, Detail: "forgotten"}
 	}
-	f.run(p.Commands[:applied], a)
-	if fate == restNotProposed {
+	f.run(Part{Shard: p.Shard, Commands: p.Commands[:applied]}, a)
+	switch fate {
+	case servedTwice:
+		f.late = append(f.late, commandsOf(&Request{Parts: []Part{*p}})...)
+	case restNotProposed:
 		a.Status = StatusNotLeader
 		return
+	case oneTooMany:
+		f.expose(commandsOf(&Request{Parts: []Part{*p}}))
+		a.Results = append(a.Results, Result{Outcome: kv.OutcomeApplied})
 	}
-	for _, c := range p.Commands[applied:] {
+	for _, bytes := range p.Commands[applied:] {
+		c := copied{p.Shard, bytes}
 		if rest.Outcome == kv.OutcomeUnknown {
-			f.expose([][]byte{c})
-			f.apply(c)
+			f.expose([]copied{c})
+		}
+		switch fate {
+		case restNoStore:
+			rest = f.apply(c, kv.CodeNoSuchStore)
+		case restUnknown:
+			f.apply(c, kv.CodeOK)
+		case restLater:
+			f.late = append(f.late, c)
 		}
 		a.Results = append(a.Results, rest)
 	}
 }
 
-func (f *fakeCluster) run(commands [][]byte, a *PartAnswer) {
-	f.expose(commands)
-	for _, c := range commands {
-		f.apply(c)
-		a.Results = append(a.Results, Result{Outcome: kv.OutcomeApplied})
+// run gives commands to the state machine.
+func (f *fakeCluster) run(p Part, a *PartAnswer) {
+	for _, bytes := range p.Commands {
+		a.Results = append(a.Results, f.apply(copied{p.Shard, bytes}, kv.CodeOK))
 	}
 }
 
-// bucketCall is the meta group's side of a bucket operation.
+// bucketCall is the meta group's side of a bucket operation. Giving out a client id
+// goes well unless newClient says otherwise.
 func (f *fakeCluster) bucketCall(ctx context.Context, node sharding.NodeID, request []byte) ([]byte, error) {
 	q, err := DecodeBucketRequest(request)
 	if err != nil {
 		return nil, f.problem(err)
 	}
-	f.mu.Lock()
-	f.requests = append(f.requests, seen{node: node, at: time.Now()})
-	fate := f.next(node)
-	f.mu.Unlock()
+	if q.Op == ClientNew {
+		return f.clientCall(ctx)
+	}
+	fate := f.metaFate(node)
 	if err := f.callFails(ctx, node, &Request{}, fate); err != nil {
 		if fate == lostAfter || fate == failedAfter {
 			f.bucketAnswer(node, q, served)
@@ -250,6 +295,26 @@ func (f *fakeCluster) bucketCall(ctx context.Context, node sharding.NodeID, requ
 		return nil, err
 	}
 	return f.bucketAnswer(node, q, fate).Append(nil), nil
+}
+
+func (f *fakeCluster) clientCall(ctx context.Context) ([]byte, error) {
+	if f.newClient != nil {
+		if err := f.newClient(ctx); err != nil {
+			return nil, err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.clients++
+	return BucketAnswer{ID: f.clients}.Append(nil), nil
+}
+
+// metaFate notes a request to the meta group and returns its fate.
+func (f *fakeCluster) metaFate(node sharding.NodeID) fate {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.requests = append(f.requests, seen{node: node, at: time.Now()})
+	return f.next(node)
 }
 
 func (f *fakeCluster) bucketAnswer(node sharding.NodeID, q BucketRequest, fate fate) BucketAnswer {
@@ -270,8 +335,13 @@ func (f *fakeCluster) bucketAnswer(node sharding.NodeID, q BucketRequest, fate f
 	switch {
 	case q.Op == BucketList:
 		return BucketAnswer{Names: f.buckets}
-	case q.Op == BucketOpen && at == 0:
+	case q.Op == BucketOpen && at == 0, q.Op == BucketDelete && (at == 0 || uint64(at) != q.ID):
 		return BucketAnswer{Status: StatusRefused, Code: kv.CodeNoSuchStore, Detail: q.Name}
+	case q.Op == BucketDelete:
+		f.buckets[at-1] = "" // its id is nobody else's
+		if f.deleted != nil {
+			f.deleted()
+		}
 	case q.Op == BucketCreate && at != 0:
 		return BucketAnswer{Status: StatusRefused, Code: kv.CodeExists, Detail: q.Name}
 	case q.Op == BucketCreate:
@@ -280,26 +350,69 @@ func (f *fakeCluster) bucketAnswer(node sharding.NodeID, q BucketRequest, fate f
 	return BucketAnswer{ID: uint64(at)}
 }
 
-// through is Through over a node of the cluster, with a fate for each call.
-type through struct {
-	node  *Coordinator
-	fates []fate
+// nodeCall is the meta group's side of a change of nodes.
+func (f *fakeCluster) nodeCall(ctx context.Context, node sharding.NodeID, request []byte) ([]byte, error) {
+	q, err := DecodeNodeRequest(request)
+	if err != nil {
+		return nil, f.problem(err)
+	}
+	fate := f.metaFate(node)
+	if err := f.callFails(ctx, node, &Request{}, fate); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a := NodeAnswer{}
+	if p := f.refuse(node, sharding.Meta, &Request{Op: OpSet}, fate); p != nil {
+		a = NodeAnswer{Status: p.Status, Leader: p.Leader, Code: p.Code, Detail: p.Detail}
+	} else {
+		f.nodes = append(f.nodes, q)
+	}
+	return a.Append(nil), nil
 }
 
-func (t *through) call(ctx context.Context, method byte, request []byte) ([]byte, error) {
-	fate := served
-	if len(t.fates) > 0 {
-		fate, t.fates = t.fates[0], t.fates[1:]
+// between is the way to nodes that coordinate: each call goes to the next of them,
+// and has a fate.
+type between struct {
+	f     *fakeCluster
+	mu    sync.Mutex
+	nodes []*Coordinator
+	fates []fate
+	calls int
+}
+
+func (b *between) next() (*Coordinator, fate) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	node, fate := b.nodes[b.calls%len(b.nodes)], served
+	b.calls++
+	if len(b.fates) > 0 && !b.f.healed {
+		fate, b.fates = b.fates[0], b.fates[1:]
 	}
+	switch fate {
+	case served, notSent, refusedCall, deniedCall:
+	default:
+		b.f.lossy = true
+	}
+	return node, fate
+}
+
+func (b *between) call(ctx context.Context, method byte, request []byte) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, notSentErr("n1", context.Cause(ctx))
+	}
+	node, fate := b.next()
 	var answer []byte
 	var err error
 	switch fate {
 	case notSent, lostBefore, refusedCall, deniedCall, failedBefore:
+	case hungBefore:
+		<-ctx.Done()
 	default:
 		if method == MethodBatch {
-			answer, err = t.node.ServeBatch(ctx, request)
+			answer, err = node.ServeBatch(ctx, request)
 		} else {
-			answer, err = t.node.ServeBuckets(ctx, request)
+			answer, err = node.ServeBuckets(ctx, request)
 		}
 	}
 	switch fate {
@@ -307,6 +420,8 @@ func (t *through) call(ctx context.Context, method byte, request []byte) ([]byte
 		return nil, notSentErr("n1", errNetwork)
 	case lostBefore, lostAfter:
 		return nil, lostErr("n1", errNetwork)
+	case hungBefore:
+		return nil, lostErr("n1", context.Cause(ctx))
 	case refusedCall:
 		return nil, &transport.RemoteError{Code: transport.CodeRefused, Message: "over budget"}
 	case deniedCall:

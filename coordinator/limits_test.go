@@ -39,15 +39,19 @@ func TestLimits(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFake(3, 6, 3)
-			node := &through{node: f.node("n1", kv.Limits{})}
-			for name, carry := range map[string]carrier{
-				"coordinator": f.coordinator(testLimits),
-				"through":     &Through{Call: node.call, Limits: testLimits},
-				"served":      &Through{Call: (&through{node: f.node("n1", testLimits)}).call}, // the node's limits are lower
+			for name, carry := range map[string]user{
+				"coordinator": f.client(testLimits),
+				"through":     f.through(testLimits, nil, f.node("n1", kv.Limits{})),
+				"served":      f.through(kv.Limits{}, nil, f.node("n1", testLimits)), // the node's limits are lower
 			} {
 				f.requests = nil
 				err := carry.SetMany(t.Context(), testBucket, c.pairs)
 				checkRefused(t, f, name, err, c.want)
+				if len(c.pairs) == 1 {
+					f.requests = nil
+					_, err := carry.CompareAndSwap(t.Context(), testBucket, f.versions[c.pairs[0].Key], c.pairs[0])
+					checkRefused(t, f, name+" compare-and-swap", err, c.want)
+				}
 				if strings.Contains(c.name, "value") || strings.Contains(c.name, "bytes") {
 					continue
 				}
@@ -65,7 +69,8 @@ func TestLimits(t *testing.T) {
 }
 
 // checkRefused checks that a call succeeded, or was refused before anything was
-// sent: then no key has an outcome.
+// sent: then no key has an outcome, or, if a node in between said so, all are not
+// applied.
 func checkRefused(t *testing.T, f *fakeCluster, what string, err, want error) {
 	t.Helper()
 	if want == nil {
@@ -73,8 +78,11 @@ func checkRefused(t *testing.T, f *fakeCluster, what string, err, want error) {
 		return
 	}
 	var batch *kv.BatchError
-	if !errors.Is(err, want) || errors.As(err, &batch) {
-		t.Errorf("%s: %v, want %v without outcomes", what, err, want)
+	if !errors.Is(err, want) {
+		t.Errorf("%s: %v, want %v", what, err, want)
+	}
+	if errors.As(err, &batch) && (!strings.HasPrefix(what, "served") || batch.Call != 0 || slices.ContainsFunc(batch.Outcomes, func(o kv.Outcome) bool { return o != kv.OutcomeNotApplied })) {
+		t.Errorf("%s: %v, want no outcomes", what, err)
 	}
 	if n := len(f.seenBy("")); n > 0 {
 		t.Errorf("%s: %d requests were sent", what, n)
@@ -85,9 +93,9 @@ func checkRefused(t *testing.T, f *fakeCluster, what string, err, want error) {
 func TestAnswersAreBounded(t *testing.T) {
 	f := newFake(3, 6, 3)
 	f.data["a"] = strings.Repeat("v", 20)
-	for name, c := range map[string]carrier{
-		"coordinator": f.coordinator(testLimits),
-		"through":     &Through{Call: (&through{node: f.node("n1", testLimits)}).call},
+	for name, c := range map[string]user{
+		"coordinator": f.client(testLimits),
+		"through":     f.through(kv.Limits{}, nil, f.node("n1", testLimits)),
 	} {
 		pairs, err := c.GetMany(t.Context(), testBucket, []string{"a", "a"})
 		if err != nil || string(pairs[1].Value) != f.data["a"] {
@@ -112,20 +120,25 @@ func TestBadLimitsAreRefused(t *testing.T) {
 }
 
 // A part travels as commands of at most EntryBytes, in order and not many more
-// than needed; a pair that is larger goes alone.
+// than needed; a value that is larger travels in pieces, as few as it takes.
 func TestLargePartsAreCut(t *testing.T) {
-	const entry = 200
+	const entry = 2000
 	f := newFake(1, 1, 1)
-	c := f.coordinator(kv.Limits{EntryBytes: entry})
+	c := f.client(kv.Limits{EntryBytes: entry})
 	var pairs []kv.Pair
 	for i, key := range someKeys(40) {
-		size := 10 * (i % 5)
-		if i == 7 || i == 20 || i == 39 {
+		size := 100 * (i % 5)
+		if i == 0 || i == 7 || i == 8 || i == 20 || i == 39 {
 			size = 3 * entry
 		}
-		pairs = append(pairs, kv.Pair{Key: key, Value: []byte(strings.Repeat("v", size))})
+		pairs = append(pairs, kv.Pair{Key: key, Value: []byte(strings.Repeat(string(rune('a'+i%26)), size))})
 	}
 	must(t, c.SetMany(t.Context(), testBucket, pairs))
+	for _, p := range pairs {
+		if f.data[p.Key] != string(p.Value) {
+			t.Errorf("key %s has %d bytes, want %d", p.Key, len(f.data[p.Key]), len(p.Value))
+		}
+	}
 	must(t, c.DeleteMany(t.Context(), testBucket, someKeys(40)))
 	requests := f.seenBy("")
 	if len(requests) != 2 {
@@ -135,15 +148,25 @@ func TestLargePartsAreCut(t *testing.T) {
 		var keys []string
 		last := 2 * entry
 		for n, command := range r.q.Parts[0].Commands {
-			writes := f.writesOf(command)
-			if len(command) > entry && len(writes) > 1 {
-				t.Errorf("%s: command %d of %d keys has %d bytes, want at most %d", r.q.Op, n, len(writes), len(command), entry)
+			w, err := kv.Limits{}.WithDefaults().CheckWrite(command)
+			if err != nil || len(command) > entry || int(w.Origin.Entry) != n || !r.q.Op.Carries(&w) {
+				t.Errorf("%s: command %d of kind %d has %d bytes and number %d: %v", r.q.Op, n, w.Kind, len(command), w.Origin.Entry, err)
 			}
+			writes := f.writesOf(command)
 			need := len(command) + 2*binary.MaxVarintLen32*len(writes) // lengths are taken for as long as they may be
-			if last+need < entry-kv.CommandOverhead {
+			large := w.Kind == kv.KindPiece || w.Kind == kv.KindLast
+			if last+need < entry-kv.CommandOverhead && !large {
 				t.Errorf("%s: commands %d and %d would fit into one", r.q.Op, n-1, n)
 			}
-			last = need
+			if last = need; large {
+				last = 2 * entry
+			}
+			if w.Kind == kv.KindPiece {
+				if n := len(command); n < entry-kv.CommandOverhead {
+					t.Errorf("a piece of %d bytes, want about %d", n, entry)
+				}
+				continue
+			}
 			for _, w := range writes {
 				keys = append(keys, w.key)
 			}
@@ -157,21 +180,29 @@ func TestLargePartsAreCut(t *testing.T) {
 	}
 }
 
-// The largest pair there may be fits a log entry.
+// The largest pair there may be is set, and swapped, in pieces that a node takes.
 func TestTheLargestPair(t *testing.T) {
 	f := newFake(1, 1, 1)
 	limits := kv.Limits{}.WithDefaults()
-	c := f.coordinator(limits)
+	c := f.client(limits)
 	pair := kv.Pair{Key: strings.Repeat("k", limits.KeyBytes), Value: make([]byte, limits.ValueBytes)}
 	must(t, c.SetMany(t.Context(), testBucket, []kv.Pair{{Key: "a"}, pair, {Key: "b"}}))
-	commands := f.seenBy("")[0].q.Parts[0].Commands
-	if len(commands) != 3 || len(commands[1]) > kv.MaxCommandBytes {
-		t.Errorf("%d commands, the second of %d bytes; want 3 of at most %d", len(commands), len(commands[1]), kv.MaxCommandBytes)
+	pair.Value[8_000_000] = 1
+	version, err := c.CompareAndSwap(t.Context(), testBucket, f.versions[pair.Key], pair)
+	if err != nil || version != f.versions[pair.Key] || f.data[pair.Key] != string(pair.Value) {
+		t.Errorf("swapped to version %d, %v", version, err)
 	}
-	for _, command := range commands {
-		if _, err := limits.CheckWrite(command); err != nil {
-			t.Errorf("a node refuses it: %v", err)
+	_, err = c.CompareAndSwap(t.Context(), testBucket, 1, pair)
+	checkClass(t, "swap of another version", err, kv.ErrConflict)
+	for _, r := range f.seenBy("") {
+		for _, command := range r.q.Parts[0].Commands {
+			if w, err := limits.CheckWrite(command); err != nil || !r.q.Op.Carries(&w) {
+				t.Errorf("a node refuses it: %v", err)
+			}
 		}
+	}
+	if n := len(f.problems); n > 0 {
+		t.Errorf("%d problems: %v", n, f.problems)
 	}
 }
 
@@ -181,13 +212,13 @@ func TestACallWhoseTimeIsUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, call := range calls {
-		err := call.do(ctx, f.coordinator(kv.Limits{}), someKeys(10))
+		err := call.do(ctx, f.client(kv.Limits{}), someKeys(10))
 		checkClass(t, call.name, err, kv.ErrUnavailable)
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v does not say why", call.name, err)
 		}
 	}
-	if len(f.seenBy("")) > 0 || len(f.writes.exposed) > 0 {
+	if len(f.seenBy("")) > 0 || len(f.exposed) > 0 {
 		t.Errorf("%d requests were sent", len(f.seenBy("")))
 	}
 }

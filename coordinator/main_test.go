@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"context"
 	"encoding/hex"
 	"flag"
 	"strings"
@@ -25,14 +24,6 @@ func TestMain(m *testing.M) {
 // callTime is the time a call has in these tests: far more than a few time-outs
 // of one node (2 s) take.
 const callTime = 60 * time.Second
-
-// carrier is what callers use: a Coordinator or a Through.
-type carrier interface {
-	GetMany(ctx context.Context, bucket uint64, keys []string) ([]*kv.Pair, error)
-	Exists(ctx context.Context, bucket uint64, keys []string) ([]bool, error)
-	SetMany(ctx context.Context, bucket uint64, pairs []kv.Pair) error
-	DeleteMany(ctx context.Context, bucket uint64, keys []string) error
-}
 
 func must(t testing.TB, err error) {
 	t.Helper()

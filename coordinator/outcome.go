@@ -38,6 +38,14 @@ func noAnswer(err, lost error) error {
 	return fmt.Errorf("%w: %w", class, err)
 }
 
+// asUnknown is the error of something that may have been done.
+func asUnknown(err error) error {
+	if errors.Is(err, kv.ErrUnknown) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", kv.ErrUnknown, err)
+}
+
 // readError is the error of a refused read. Nothing about a read is unknown: a
 // code that says so, or that this version does not know, is one of no answer.
 func readError(code kv.Code, detail string) error {
@@ -55,15 +63,6 @@ func notLeading(group string, asked, leader sharding.NodeID) error {
 	return fmt.Errorf("node %s does not lead %s, it says node %s does", asked, group, leader)
 }
 
-// outcomes returns the outcomes a failed write carries; nil if it has none.
-func outcomes(err error) []kv.Outcome {
-	var batch *kv.BatchError
-	if errors.As(err, &batch) {
-		return batch.Outcomes
-	}
-	return nil
-}
-
 // cause returns the cause of a failed batch without its counts, which the
 // other side makes again.
 func cause(err error) error {
@@ -72,12 +71,4 @@ func cause(err error) error {
 		return batch.Err
 	}
 	return err
-}
-
-func allOutcomes(n int, o kv.Outcome) []kv.Outcome {
-	out := make([]kv.Outcome, n)
-	for i := range out {
-		out[i] = o
-	}
-	return out
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,37 +21,44 @@ import (
 var smallEntries = kv.Limits{EntryBytes: kv.CommandOverhead + 50}
 
 // drawCluster draws a cluster and a way to it: a client's coordinator, a node's,
-// or through a node.
-func drawCluster(t *rapid.T, fates []fate, each int) (*fakeCluster, carrier) {
+// or through nodes.
+func drawCluster(t *rapid.T, fates, onTheWay []fate, each int) (*fakeCluster, user) {
 	nodes := rapid.IntRange(1, 4).Draw(t, "nodes")
 	f := newFake(nodes, rapid.IntRange(1, 6).Draw(t, "shards"), rapid.IntRange(1, 3).Draw(t, "replicas"))
 	f.leads = rapid.IntRange(0, 2).Draw(t, "leads")
+	f.hurry = rapid.IntRange(0, 3).Draw(t, "hurry")
+	f.pageKeys = rapid.IntRange(0, 3).Draw(t, "keys of a page")
 	for i := range nodes {
 		id := sharding.NodeID(fmt.Sprintf("n%d", i+1))
 		f.will(id, rapid.SliceOfN(rapid.SampledFrom(fates), 0, each).Draw(t, "fates of "+string(id))...)
 	}
 	switch rapid.SampledFrom([]string{"client", "node", "through"}).Draw(t, "by") {
 	case "client":
-		return f, f.coordinator(smallEntries)
+		return f, f.client(smallEntries)
 	case "node":
-		return f, f.node("n1", smallEntries)
+		c := f.node("n1", smallEntries)
+		return f, user{c, c.NewSession()}
 	default:
-		return f, &Through{Call: (&through{node: f.node("n1", smallEntries)}).call, Limits: smallEntries}
+		through := rapid.SliceOfN(rapid.SampledFrom(onTheWay), 0, 3).Draw(t, "fates of nodes in between")
+		return f, f.through(smallEntries, through, f.node("n1", smallEntries), f.node("n2", kv.Limits{}))
 	}
 }
+
+// onTheWay are the fates of calls to a node in between; those of which harmlessOnTheWay
+// are healed by another.
+var (
+	onTheWay         = append([]fate{refusedCall, deniedCall, hungBefore}, harmlessOnTheWay...)
+	harmlessOnTheWay = []fate{served, notSent, lostBefore, lostAfter, failedBefore, failedAfter, garbage}
+)
 
 // inFakeTime checks a property in bubbles where waiting takes no time.
 func inFakeTime(t *testing.T, property func(t *rapid.T)) {
 	rapid.Check(t, func(t *rapid.T) { rapid.SyncTest(t, property) })
 }
 
-// allFates but the code of a later version, of which a write knows only that it
-// was refused: the one error that is unknown although no outcome is.
 func allFates() (all []fate) {
 	for x := served; x <= lastFate; x++ {
-		if x != partUnknownCode {
-			all = append(all, x)
-		}
+		all = append(all, x)
 	}
 	return all
 }
@@ -83,7 +92,7 @@ func (f *fakeCluster) noProblems(t *rapid.T) {
 }
 
 // checkRead compares a read's answer with the data.
-func (f *fakeCluster) checkRead(ctx context.Context, t *rapid.T, c carrier, keys []string) error {
+func (f *fakeCluster) checkRead(ctx context.Context, t *rapid.T, c user, keys []string) error {
 	if rapid.Bool().Draw(t, "exists only") {
 		there, err := c.Exists(ctx, testBucket, keys)
 		if err != nil {
@@ -119,7 +128,7 @@ func (f *fakeCluster) checkRead(ctx context.Context, t *rapid.T, c carrier, keys
 // error that says what to do.
 func TestReadsAreRightOrFail(t *testing.T) {
 	inFakeTime(t, func(t *rapid.T) {
-		f, c := drawCluster(t, allFates(), 6)
+		f, c := drawCluster(t, allFates(), onTheWay, 6)
 		for i, key := range drawKeys(t) {
 			f.data[key] = fmt.Sprint("value ", i)
 		}
@@ -134,51 +143,149 @@ func TestReadsAreRightOrFail(t *testing.T) {
 	})
 }
 
-func isOneOf(err error, classes ...error) bool {
-	return slices.ContainsFunc(classes, func(class error) bool { return errors.Is(err, class) })
-}
-
-// A write that fails says the truth about every key, also about what arrives
-// after the caller has left; and nothing that may have been applied is sent
-// again.
-func TestWritesAreHonest(t *testing.T) {
+// A list has every key once, whatever passes by itself.
+func TestListsAreWhole(t *testing.T) {
 	inFakeTime(t, func(t *rapid.T) {
-		f, c := drawCluster(t, allFates(), 4)
-		keys := drawKeys(t)
-		var writes []write
-		var err error
-		timed(t, func(ctx context.Context) { writes, err = f.drawWrite(ctx, t, c, keys) })
-		outcomes := outcomesOf(t, err, len(keys))
-		f.checkOutcomes(t, writes, outcomes)
-		f.arrive()
-		f.checkOutcomes(t, writes, outcomes)
-		f.checkOrder(t, writes)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+		defer cancel()
+		f, c := drawCluster(t, harmlessToReads, []fate{served}, 6)
+		for _, key := range drawKeys(t) {
+			f.data[key] = "value"
+		}
+		var got []string
+		pages := 0
+		for cursor := uint64(0); ; pages++ {
+			keys, next, err := c.List(ctx, testBucket, cursor)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got = append(got, keys...); next == 0 {
+				break
+			}
+			cursor = next
+		}
+		want := slices.Sorted(maps.Keys(f.data))
+		if slices.Sort(got); !slices.Equal(got, want) || pages > 0 {
+			t.Fatalf("listed %q on %d pages, want %q on one", got, pages+1, want)
+		}
 		f.noProblems(t)
 	})
 }
 
-// drawWrite writes keys, each with a value of its own, or deletes them.
-func (f *fakeCluster) drawWrite(ctx context.Context, t *rapid.T, c carrier, keys []string) ([]write, error) {
-	writes := make([]write, len(keys))
-	if rapid.Bool().Draw(t, "delete") {
-		for i, key := range keys {
-			f.data[key] = "old"
-			writes[i] = write{key: key}
+func isOneOf(err error, classes ...error) bool {
+	return slices.ContainsFunc(classes, func(class error) bool { return errors.Is(err, class) })
+}
+
+// wrote is one write call and what its caller heard.
+type wrote struct {
+	writes   []write
+	outcomes []kv.Outcome
+	err      error
+}
+
+// Writes that fail say the truth about every key, also about copies that arrive
+// later, and nothing is applied twice. Once the cluster is healed, Retry tells of
+// every unknown outcome what became of it.
+func TestWritesAreHonest(t *testing.T) {
+	inFakeTime(t, func(t *rapid.T) {
+		f, c := drawCluster(t, allFates(), onTheWay, 4)
+		var calls []wrote
+		for n := range rapid.IntRange(1, 3).Draw(t, "calls") {
+			var w wrote
+			timed(t, func(ctx context.Context) { w = f.drawWrite(ctx, t, c, n) })
+			w.outcomes = outcomesOf(t, w.err, len(w.writes))
+			calls = append(calls, w)
 		}
-		return writes, c.DeleteMany(ctx, testBucket, keys)
+		f.checkOutcomes(t, calls)
+		if rapid.Bool().Draw(t, "late copies arrive before the retries") {
+			f.arrive()
+			f.checkOutcomes(t, calls)
+		}
+		f.heal()
+		for n := range calls {
+			f.retry(t, c, &calls[n])
+		}
+		f.checkOutcomes(t, calls)
+		f.arrive()
+		f.checkOutcomes(t, calls)
+		f.checkOrder(t, calls)
+		f.noProblems(t)
+	})
+}
+
+// retry sends a call again whose outcome is unknown. There must be nothing unknown
+// then, unless it may not be sent any more.
+func (f *fakeCluster) retry(t *rapid.T, c user, w *wrote) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	var batch *kv.BatchError
+	if !errors.As(w.err, &batch) || batch.Call == 0 {
+		return
 	}
-	pairs := make([]kv.Pair, len(keys))
+	if !slices.Contains(batch.Outcomes, kv.OutcomeUnknown) {
+		t.Fatalf("%v can be sent again, and nothing of it is unknown", w.err)
+	}
+	_, err := c.Retry(ctx, fmt.Errorf("wrapped: %w", w.err))
+	if errors.Is(err, kv.ErrInvalid) && !errors.As(err, &batch) {
+		if !strings.Contains(err.Error(), "is closed") { // 5 minutes have gone by
+			t.Fatalf("retry of %v: %v", w.err, err)
+		}
+		return
+	}
+	before := w.outcomes
+	w.err, w.outcomes = err, outcomesOf(t, err, len(w.writes))
+	for i, o := range w.outcomes {
+		// A split leaves what was begun behind for good, and what a shard has
+		// forgotten nobody knows.
+		if o == kv.OutcomeUnknown && !strings.Contains(err.Error(), "ranges have changed") && !f.forgot {
+			t.Fatalf("after a retry the outcomes are %v: %v", w.outcomes, err)
+		}
+		if before[i] == kv.OutcomeApplied && o != before[i] {
+			t.Fatalf("after a retry the outcomes are %v, before %v", w.outcomes, before)
+		}
+	}
+}
+
+// drawWrite writes keys, each with a value of its own, or deletes them.
+func (f *fakeCluster) drawWrite(ctx context.Context, t *rapid.T, c user, call int) (w wrote) {
+	keys := drawKeys(t)
+	op := rapid.SampledFrom([]Op{OpSet, OpDelete, OpSwap}).Draw(t, "op")
+	if op == OpDelete {
+		for _, key := range keys {
+			f.data[key] = "old"
+			w.writes = append(w.writes, write{key: key})
+		}
+		w.err = c.DeleteMany(ctx, testBucket, keys)
+		return w
+	}
+	if op == OpSwap {
+		keys = append(keys, "swapped")[:1]
+	}
+	large := rapid.IntRange(0, 30).Draw(t, "the large one")
+	var pairs []kv.Pair
 	for i, key := range keys {
-		writes[i] = write{key, fmt.Sprintf("value %03d", i)}
-		pairs[i] = kv.Pair{Key: key, Value: []byte(writes[i].value)}
+		value := fmt.Sprintf("call %d value %03d", call, i)
+		if i == large {
+			value += strings.Repeat("x", 2500)
+		}
+		w.writes = append(w.writes, write{key, value})
+		pairs = append(pairs, kv.Pair{Key: key, Value: []byte(value)})
 	}
-	return writes, c.SetMany(ctx, testBucket, pairs)
+	if op == OpSet {
+		w.err = c.SetMany(ctx, testBucket, pairs)
+		return w
+	}
+	f.mu.Lock()
+	version := f.versions[keys[0]] + uint64(rapid.IntRange(0, 1).Draw(t, "wrong version"))
+	f.mu.Unlock()
+	_, w.err = c.CompareAndSwap(ctx, testBucket, version, pairs[0])
+	return w
 }
 
 // outcomesOf returns what a write of n keys says of each.
 func outcomesOf(t *rapid.T, err error, n int) []kv.Outcome {
 	if err == nil {
-		return allOutcomes(n, kv.OutcomeApplied)
+		return slices.Repeat([]kv.Outcome{kv.OutcomeApplied}, n)
 	}
 	var batch *kv.BatchError
 	if !errors.As(err, &batch) || len(batch.Outcomes) != n {
@@ -187,89 +294,135 @@ func outcomesOf(t *rapid.T, err error, n int) []kv.Outcome {
 	if slices.Contains(batch.Outcomes, kv.OutcomeUnknown) != errors.Is(err, kv.ErrUnknown) {
 		t.Fatalf("outcomes %v, error %v: want an unknown one and an ErrUnknown together", batch.Outcomes, err)
 	}
-	if !isOneOf(err, kv.ErrUnknown, kv.ErrUnavailable, kv.ErrBusy, kv.ErrInvalid, kv.ErrAccessDenied, kv.ErrNoSuchStore) {
+	if !isOneOf(err, kv.ErrUnknown, kv.ErrUnavailable, kv.ErrBusy, kv.ErrInvalid, kv.ErrAccessDenied, kv.ErrNoSuchStore, kv.ErrConflict) {
 		t.Fatalf("a write failed with %v", err)
 	}
 	return batch.Outcomes
 }
 
 // checkOutcomes compares outcomes with what was applied.
-func (f *fakeCluster) checkOutcomes(t *rapid.T, writes []write, outcomes []kv.Outcome) {
+func (f *fakeCluster) checkOutcomes(t *rapid.T, calls []wrote) {
 	type said struct{ applied, unknown int }
 	of := make(map[write]said)
-	for i, w := range writes {
-		s := of[w]
-		switch outcomes[i] {
-		case kv.OutcomeApplied:
-			s.applied++
-		case kv.OutcomeUnknown:
-			s.unknown++
+	for _, c := range calls {
+		for i, w := range c.writes {
+			s := of[w]
+			switch c.outcomes[i] {
+			case kv.OutcomeApplied:
+				s.applied++
+			case kv.OutcomeUnknown:
+				s.unknown++
+				if !f.exposed[w.key] && !f.lossy {
+					t.Fatalf("%q is unknown, and no answer about it was lost", w.key)
+				}
+			}
+			of[w] = s
 		}
-		of[w] = s
 	}
 	for w, s := range of {
-		if n := f.writes.count(w); n < s.applied || n > s.applied+s.unknown {
-			t.Fatalf("%v: applied %d times, the call says %d times and perhaps %d more", w, n, s.applied, s.unknown)
-		}
-		if n := f.writes.exposed[w]; n != s.applied+s.unknown {
-			t.Fatalf("%v: may have been applied %d times, the call says %d and perhaps %d", w, n, s.applied, s.unknown)
+		if n := f.count(w); n < s.applied || n > s.applied+s.unknown {
+			t.Fatalf("%.40v: applied %d times, the calls say %d times and perhaps %d more", w, n, s.applied, s.unknown)
 		}
 	}
-	for _, w := range f.writes.applied {
+	for _, w := range f.applied {
 		if _, ok := of[w]; !ok {
 			t.Fatalf("%v was applied and never asked for", w)
 		}
 	}
 }
 
-// checkOrder checks that what was set of one key was set in the caller's order,
-// and that the last of it stands.
-func (f *fakeCluster) checkOrder(t *rapid.T, writes []write) {
-	last := make(map[string]string)
-	for _, w := range f.writes.applied {
-		if w.value == "" {
-			continue // deleted: in whatever order
-		}
-		if w.value < last[w.key] {
-			t.Fatalf("key %q: %s was set after %s", w.key, w.value, last[w.key])
-		}
-		last[w.key] = w.value
-	}
-	for key, value := range last {
-		if f.data[key] != value {
-			t.Fatalf("key %q is %q, want %q", key, f.data[key], value)
+// checkOrder checks that what each call set of one key was set in the caller's order.
+func (f *fakeCluster) checkOrder(t *rapid.T, calls []wrote) {
+	for n := range calls {
+		last := make(map[string]string)
+		for _, w := range f.applied {
+			if !strings.HasPrefix(w.value, fmt.Sprintf("call %d ", n)) {
+				continue
+			}
+			if w.value < last[w.key] {
+				t.Fatalf("key %q: %s was set after %s", w.key, w.value, last[w.key])
+			}
+			last[w.key] = w.value
 		}
 	}
 }
 
-// Whatever passes by itself is not seen by the caller.
+// Whatever passes by itself is not seen by the caller, and what arrives afterwards
+// changes nothing.
 func TestHarmlessFatesAreHealed(t *testing.T) {
 	inFakeTime(t, func(t *rapid.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		defer cancel()
+		f, c := drawCluster(t, harmless, harmlessOnTheWay, 8)
 		keys := drawKeys(t)
-		f, c := drawCluster(t, harmless, 8)
-		writes, err := f.drawWrite(ctx, t, c, keys)
-		if err != nil {
-			t.Fatalf("a write failed: %v", err)
-		}
-		f.checkOutcomes(t, writes, allOutcomes(len(keys), kv.OutcomeApplied))
-		f.checkOrder(t, writes)
 		want := make(map[string]string)
-		for _, w := range writes {
-			if want[w.key] = w.value; w.value == "" {
-				delete(want, w.key)
-			}
+		var pairs []kv.Pair
+		for i, key := range keys {
+			want[key] = fmt.Sprintf("value %03d", i)
+			pairs = append(pairs, kv.Pair{Key: key, Value: []byte(want[key])})
 		}
-		if !maps.Equal(f.data, want) {
-			t.Fatalf("the data is %q, want %q", f.data, want)
+		if err := c.SetMany(ctx, testBucket, pairs); err != nil {
+			t.Fatalf("a set failed: %v", err)
+		}
+		if len(keys) > 0 && rapid.Bool().Draw(t, "and delete") {
+			if err := c.DeleteMany(ctx, testBucket, keys[:1]); err != nil {
+				t.Fatalf("a delete failed: %v", err)
+			}
+			delete(want, keys[0])
+		}
+		f.arrive()
+		if !maps.Equal(f.data, want) || len(f.applied) > len(keys)+1 {
+			t.Fatalf("the data is %q, want %q; %d writes were applied", f.data, want, len(f.applied))
 		}
 		f.noProblems(t)
 
-		f, c = drawCluster(t, harmlessToReads, 8)
+		f, c = drawCluster(t, harmlessToReads, []fate{served}, 8)
 		f.data = want
 		if err := f.checkRead(ctx, t, c, append(keys, "missing")); err != nil {
 			t.Fatalf("a read failed: %v", err)
+		}
+		f.noProblems(t)
+	})
+}
+
+// Increments of which each is sent until its outcome is known make an exact sum.
+func TestIncrementsAreExact(t *testing.T) {
+	inFakeTime(t, func(t *rapid.T) {
+		f, c := drawCluster(t, allFates(), onTheWay, 6)
+		var sum int64
+		var failed []error
+		for range rapid.IntRange(1, 6).Draw(t, "increments") {
+			timed(t, func(ctx context.Context) {
+				switch n, err := c.Increment(ctx, testBucket, "n", 1); {
+				case err == nil:
+					if sum++; n < sum {
+						t.Fatalf("the sum is %d after %d increments", n, sum)
+					}
+				case errors.Is(err, kv.ErrUnknown):
+					failed = append(failed, err)
+				}
+			})
+		}
+		f.heal()
+		unknown := int64(0)
+		for _, err := range failed {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			n, again := c.Retry(ctx, err)
+			cancel()
+			var batch *kv.BatchError
+			switch isBatch := errors.As(again, &batch); {
+			case again == nil:
+				if sum++; n < 1 {
+					t.Fatalf("a retry says the sum is %d", n)
+				}
+			case isBatch && !errors.Is(again, kv.ErrUnknown): // not applied
+			default:
+				unknown++
+			}
+		}
+		f.arrive()
+		if got, _ := strconv.ParseInt("0"+f.data["n"], 10, 64); got < sum || got > sum+unknown {
+			t.Fatalf("the sum is %d, want %d, and at most %d more", got, sum, unknown)
 		}
 		f.noProblems(t)
 	})

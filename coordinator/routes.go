@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"hash/fnv"
 	"slices"
 	"sync/atomic"
 
@@ -11,11 +12,22 @@ import (
 // take no lock.
 type routes struct{ current atomic.Pointer[table] }
 
-// table is one map and, for each of its shards, which replica is thought to
-// lead: an index into the group's replicas.
+// table is one map and, for each of its shards, which node is thought to lead: an
+// index into the group's nodes, because the one that joins may lead already.
 type table struct {
 	byEpoch *sharding.Map
+	layout  uint64         // tells maps apart whose shards own other slots; never 0
 	leaders []atomic.Int32 // by shard, 0 = the meta group
+}
+
+// layoutOf returns a hash of which slots each shard owns.
+func layoutOf(m *sharding.Map) uint64 {
+	h := fnv.New64a()
+	for i := range m.Groups {
+		r := m.Groups[i].Range
+		h.Write([]byte{byte(r.First >> 8), byte(r.First), byte(r.Last >> 8), byte(r.Last)})
+	}
+	return h.Sum64() | 1
 }
 
 func (t *table) m() *sharding.Map {
@@ -35,7 +47,7 @@ func (r *routes) use(m *sharding.Map) *table {
 		if old != nil && old.byEpoch.Epoch >= m.Epoch {
 			return old
 		}
-		next := &table{byEpoch: m, leaders: make([]atomic.Int32, len(m.Groups)+1)}
+		next := &table{byEpoch: m, layout: layoutOf(m), leaders: make([]atomic.Int32, len(m.Groups)+1)}
 		if old != nil {
 			for s := range min(len(old.leaders), len(next.leaders)) {
 				next.setLeader(sharding.Shard(s), old.leader(sharding.Shard(s)))
@@ -49,13 +61,13 @@ func (r *routes) use(m *sharding.Map) *table {
 
 // leader returns the node to ask for what only the leader may do.
 func (t *table) leader(s sharding.Shard) sharding.NodeID {
-	g := t.byEpoch.Group(s)
-	return g.Replicas[int(t.leaders[s].Load())%len(g.Replicas)]
+	nodes := t.byEpoch.Group(s).Nodes()
+	return nodes[int(t.leaders[s].Load())%len(nodes)]
 }
 
 // setLeader notes who leads; false if that node has no replica.
 func (t *table) setLeader(s sharding.Shard, id sharding.NodeID) bool {
-	i := slices.Index(t.byEpoch.Group(s).Replicas, id)
+	i := slices.Index(t.byEpoch.Group(s).Nodes(), id)
 	if i >= 0 {
 		t.leaders[s].Store(int32(i))
 	}
@@ -74,10 +86,10 @@ func (t *table) follow(s sharding.Shard, asked, leader sharding.NodeID) bool {
 
 // suspect moves on to the next replica, if id is still thought to lead.
 func (t *table) suspect(s sharding.Shard, id sharding.NodeID) {
-	g := t.byEpoch.Group(s)
-	i := slices.Index(g.Replicas, id)
+	nodes := t.byEpoch.Group(s).Nodes()
+	i := slices.Index(nodes, id)
 	if i >= 0 {
-		t.leaders[s].CompareAndSwap(int32(i), int32((i+1)%len(g.Replicas)))
+		t.leaders[s].CompareAndSwap(int32(i), int32((i+1)%len(nodes)))
 	}
 }
 

@@ -82,6 +82,27 @@ func TestSuspicionMovesOn(t *testing.T) {
 	}
 }
 
+// A node that is getting a shard may lead it before it is one of its replicas.
+func TestTheNodeThatJoinsMayLead(t *testing.T) {
+	var r routes
+	m := mapOf(1, []sharding.NodeID{"n1", "n2"})
+	m.Groups[0].Adding, m.Groups[0].Removing = "n3", "n1"
+	table := r.use(m)
+	if !table.follow(1, "n1", "n3") || table.leader(1) != "n3" {
+		t.Fatalf("%s leads, want n3", table.leader(1))
+	}
+	if table.suspect(1, "n3"); table.leader(1) != "n1" {
+		t.Errorf("after suspecting n3 %s leads, want n1", table.leader(1))
+	}
+	if table.holds(1, "n3") {
+		t.Error("n3 is asked for reads of what it may not have yet")
+	}
+	table.setLeader(1, "n3")
+	if next := r.use(mapOf(2, []sharding.NodeID{"n3", "n2"})); next.leader(1) != "n3" {
+		t.Errorf("after the move %s leads, want n3", next.leader(1))
+	}
+}
+
 // Everything about routes may happen at once; the newest map wins.
 func TestRoutesAreSafeForConcurrentUse(t *testing.T) {
 	const epochs = 200

@@ -13,6 +13,14 @@ type NodeStatus struct {
 	Epoch   uint64          `json:"epoch"` // of the node's map
 	Members []MemberStatus  `json:"members"`
 	Shards  []ShardStatus   `json:"shards"` // its replicas, by shard
+
+	Reason       string `json:"reason,omitempty"` // what it waits for, or why it does not serve
+	JournalBytes uint64 `json:"journal_bytes"`    // size of the log of all its shards
+	JournalLive  uint64 `json:"journal_live"`     // bytes of it that are still needed
+	StoreBytes   uint64 `json:"store_bytes"`      // size of the data
+	MemoryBytes  uint64 `json:"memory_bytes"`     // taken by the process
+	Goroutines   int    `json:"goroutines"`
+	OpenFiles    int    `json:"open_files"`
 }
 
 // MemberStatus is a node as gossip sees it.
@@ -34,4 +42,9 @@ type ShardStatus struct {
 	Voters   []sharding.NodeID `json:"voters"`
 	First    uint16            `json:"first_slot"` // of a data shard
 	LastSlot uint16            `json:"last_slot"`
+
+	FirstLog  uint64            `json:"first_log"`           // first log index that is kept
+	Snapshot  uint64            `json:"snapshot"`            // index of the last snapshot
+	Nonvoters []sharding.NodeID `json:"nonvoters,omitempty"` // replicas that are being filled
+	Reason    string            `json:"reason,omitempty"`    // why the replica is quarantined
 }

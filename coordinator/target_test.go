@@ -43,10 +43,11 @@ func TestACoordinatorWhoseTransportIsClosed(t *testing.T) {
 			f := newFake(3, 1, 3)
 			f.always = fate
 			c := f.coordinator(kv.Limits{})
+			session := c.NewSession()
 			began := time.Now()
 			_, err := c.GetMany(ctx, testBucket, []string{"a"})
 			checkClass(t, "read", err, kv.ErrUnavailable)
-			checkClass(t, "write", c.SetMany(ctx, testBucket, pairsOf([]string{"a"}, "1")), want)
+			checkClass(t, "write", session.SetMany(ctx, testBucket, pairsOf([]string{"a"}, "1")), want)
 			_, err = c.ListBuckets(ctx)
 			checkClass(t, "list", err, kv.ErrUnavailable)
 			checkClass(t, "create", c.CreateBucket(ctx, "one"), want)
@@ -65,23 +66,64 @@ func TestWritesMoveOnFromADeadNode(t *testing.T) {
 		f.leads = 1
 		f.will(replicas[0], notConnected)
 		began := time.Now()
-		must(t, f.coordinator(kv.Limits{}).SetMany(ctx, testBucket, pairsOf([]string{"a"}, "1")))
+		must(t, f.client(kv.Limits{}).SetMany(ctx, testBucket, pairsOf([]string{"a"}, "1")))
 		if took := time.Since(began); len(f.seenBy("")) != 2 || took > 2*connectWait {
 			t.Errorf("%d requests in %v, want 2 in at most %v", len(f.seenBy("")), took, 2*connectWait)
 		}
 	})
 }
 
-// A write that is merely slow is not given up: that would make it unknown.
-func TestSlowWritesAreWaitedFor(t *testing.T) {
+// A write that is merely slow is asked for again, twice as late as a read and each
+// time later, and applied once.
+func TestSlowWritesAreAskedForAgain(t *testing.T) {
 	within(t, func(t *testing.T, ctx context.Context) {
-		f := newFake(3, 1, 3)
-		f.enter = func(ctx context.Context, _ sharding.NodeID) { sleep(ctx, callTime-time.Second) }
-		must(t, f.coordinator(kv.Limits{}).SetMany(ctx, testBucket, pairsOf([]string{"a"}, "1")))
-		if n := len(f.seenBy("")); n != 1 {
-			t.Errorf("%d requests, want 1", n)
+		f := newFake(1, 1, 1)
+		f.slowly = 11 * time.Second
+		must(t, f.client(kv.Limits{}).SetMany(ctx, testBucket, pairsOf([]string{"a"}, "1")))
+		requests := f.seenBy("")
+		if got := pauses(requests); len(got) != 2 || got[0] < 4*time.Second || got[0] > 5*time.Second || got[1] < 8*time.Second || got[1] > 9*time.Second {
+			t.Errorf("asked again after %v, want 4 s and 8 s", got)
+		}
+		if n := f.count(write{"a", "1"}); n != 1 {
+			t.Errorf("it was applied %d times", n)
 		}
 	})
+}
+
+// A leader that says in time that it does not know yet is given more time.
+func TestUnfinishedWritesGetMoreTime(t *testing.T) {
+	within(t, func(t *testing.T, ctx context.Context) {
+		f := newFake(1, 1, 1)
+		f.will("n1", restLost, restLost)
+		f.enter = func(ctx context.Context, _ sharding.NodeID) {
+			at, _ := ctx.Deadline()
+			sleep(ctx, time.Until(at)*9/10)
+		}
+		u := f.client(kv.Limits{EntryBytes: kv.CommandOverhead + 1}) // every pair alone
+		must(t, u.SetMany(ctx, testBucket, pairsOf([]string{"a", "b", "c"}, "1")))
+		if got := pauses(f.seenBy("")); len(got) != 2 || got[0] > 4*time.Second || got[1] < 7*time.Second || got[1] > 8*time.Second {
+			t.Errorf("asked again after %v, want about 3.6 s and 7.2 s", got)
+		}
+	})
+}
+
+// A leader that hangs after it took a write, and one that dies, do not use up the
+// time: another applies it, once, whatever the first one still does.
+func TestWritesMoveOnFromALeaderThatHangs(t *testing.T) {
+	for _, fate := range []fate{hungBefore, hungAfter, diesProposing, lostLater} {
+		within(t, func(t *testing.T, ctx context.Context) {
+			f := newFake(3, 1, 3)
+			f.will(f.leader(1), fate)
+			f.leads = 1
+			c := f.client(kv.Limits{})
+			began := time.Now()
+			n, err := c.Increment(ctx, testBucket, "n", 3)
+			f.arrive()
+			if took := time.Since(began); err != nil || n != 3 || f.data["n"] != "3" || took > 5*time.Second {
+				t.Errorf("fate %d: the sum is %d, %v after %v; the data is %q", fate, n, err, took, f.data)
+			}
+		})
+	}
 }
 
 // A node's own replica that does not answer is not asked again.

@@ -2,128 +2,41 @@ package coordinator
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/transport"
 )
 
-// A BatchRequest is a whole batch that a node shall coordinate, for callers
-// that reach only one node:
-//
-//	version u8 · op u8 · bucket u64 · keys, or for set: pairs
-//	pairs: count varint · count × (key string · value string)
-type BatchRequest struct {
-	Op     Op
-	Bucket uint64
-	Keys   []string
-	Pairs  []kv.Pair
-}
+// leastAttempt is the least time a node has to answer a write before another is
+// asked, which applies it no second time: what a leader has to answer a node.
+const leastAttempt = 4 * time.Second
 
-// DecodeBatchRequest reads a batch request; values alias b.
-func DecodeBatchRequest(b []byte) (*BatchRequest, error) {
-	d := versioned(b)
-	r := &BatchRequest{Op: Op(d.U8()), Bucket: d.U64()}
-	most := maxItems
-	switch r.Op {
-	case OpGet, OpExists, OpDelete:
-		r.Keys = decodeKeys(d, &most)
-	case OpSet:
-		r.Pairs = make([]kv.Pair, countUpTo(d, &most, 2, "pairs"))
-		for i := range r.Pairs {
-			r.Pairs[i] = kv.Pair{Key: d.String(), Value: d.Bytes()}
-		}
-	default:
-		d.Fail("operation %d", r.Op)
-	}
-	return r, d.Finish()
-}
-
-// Append appends the request's encoding.
-func (r *BatchRequest) Append(dst []byte) []byte {
-	dst = append(dst, wireVersion, byte(r.Op))
-	dst = binary.BigEndian.AppendUint64(dst, r.Bucket)
-	if r.Op != OpSet {
-		return kv.AppendKeys(dst, r.Keys)
-	}
-	dst = binary.AppendUvarint(dst, uint64(len(r.Pairs)))
-	for i := range r.Pairs {
-		dst = kv.AppendString(dst, r.Pairs[i].Key)
-		dst = kv.AppendBytes(dst, r.Pairs[i].Value)
-	}
-	return dst
-}
-
-// A batch answer is
-//
-//	version u8 · code u8 · detail string · outcomes string (one byte per key of a write that failed) · items
-//	items: one per key: get: 0, or 1 · value string; exists: 0 or 1
-
-// ServeBatch coordinates a batch for somebody else. Its error says that the
-// request was malformed; what became of the batch is in the answer.
-func (c *Coordinator) ServeBatch(ctx context.Context, request []byte) ([]byte, error) {
-	r, err := DecodeBatchRequest(request)
-	if err != nil {
-		return nil, err
-	}
-	var items []byte
-	switch r.Op {
-	case OpGet:
-		var pairs []*kv.Pair
-		pairs, err = c.GetMany(ctx, r.Bucket, r.Keys)
-		for _, p := range pairs {
-			items = kv.AppendBool(items, p != nil)
-			if p != nil {
-				items = kv.AppendBytes(items, p.Value)
-			}
-		}
-	case OpExists:
-		var there []bool
-		there, err = c.Exists(ctx, r.Bucket, r.Keys)
-		for _, t := range there {
-			items = kv.AppendBool(items, t)
-		}
-	case OpSet:
-		err = c.SetMany(ctx, r.Bucket, r.Pairs)
-	default:
-		err = c.DeleteMany(ctx, r.Bucket, r.Keys)
-	}
-	return appendBatchAnswer(err, items), nil
-}
-
-func appendBatchAnswer(err error, items []byte) []byte {
-	answer := append(make([]byte, 0, len(items)+16), wireVersion, byte(kv.CodeOf(err)))
-	detail := ""
-	if err != nil {
-		detail = cause(err).Error()
-	}
-	answer = kv.AppendString(answer, detail)
-	answer = binary.AppendUvarint(answer, uint64(len(outcomes(err))))
-	for _, o := range outcomes(err) {
-		answer = append(answer, byte(o))
-	}
-	return append(answer, items...)
-}
-
-// Through is a batch interface over one node that coordinates. It has the
+// Through is a batch interface over nodes that coordinate. It has the
 // Coordinator's methods and keeps its promises.
 type Through struct {
-	// Call sends a request to the node.
+	// Call sends a request to a node, each time perhaps to another.
 	Call func(ctx context.Context, method byte, request []byte) ([]byte, error)
+	// Maps has the cluster's map: all nodes must cut a write by the same shards.
+	Maps *Coordinator
 	// Limits bound each call; zero values are their defaults.
 	Limits kv.Limits
 }
 
+func (t *Through) limits() kv.Limits { return t.Limits.WithDefaults() }
+
 // GetMany is Coordinator.GetMany.
 func (t *Through) GetMany(ctx context.Context, bucket uint64, keys []string) ([]*kv.Pair, error) {
-	if err := t.Limits.WithDefaults().CheckKeys(keys); err != nil {
+	if err := t.limits().CheckKeys(keys); err != nil {
 		return nil, err
 	}
 	pairs := make([]kv.Pair, len(keys))
 	out := make([]*kv.Pair, len(keys))
-	err := t.read(ctx, OpGet, bucket, keys, func(i int, d *kv.Decoder) {
+	err := t.get(ctx, OpGet, bucket, keys, func(i int, d *kv.Decoder) {
+		d.U64() // the version
 		pairs[i] = kv.Pair{Key: keys[i], Value: d.Bytes()}
 		out[i] = &pairs[i]
 	})
@@ -133,149 +46,221 @@ func (t *Through) GetMany(ctx context.Context, bucket uint64, keys []string) ([]
 	return out, nil
 }
 
+// GetVersion is Coordinator.GetVersion.
+func (t *Through) GetVersion(ctx context.Context, bucket uint64, key string) (value []byte, version uint64, found bool, err error) {
+	keys := []string{key}
+	if err := t.limits().CheckKeys(keys); err != nil {
+		return nil, 0, false, err
+	}
+	err = t.get(ctx, OpGet, bucket, keys, func(_ int, d *kv.Decoder) { version, value, found = d.U64(), d.Bytes(), true })
+	if err != nil {
+		return nil, 0, false, err
+	}
+	return value, version, found, nil
+}
+
 // Exists is Coordinator.Exists.
 func (t *Through) Exists(ctx context.Context, bucket uint64, keys []string) ([]bool, error) {
-	if err := t.Limits.WithDefaults().CheckKeys(keys); err != nil {
+	if err := t.limits().CheckKeys(keys); err != nil {
 		return nil, err
 	}
 	out := make([]bool, len(keys))
-	if err := t.read(ctx, OpExists, bucket, keys, func(i int, _ *kv.Decoder) { out[i] = true }); err != nil {
+	if err := t.get(ctx, OpExists, bucket, keys, func(i int, _ *kv.Decoder) { out[i] = true }); err != nil {
 		return nil, err
 	}
 	return out, nil
 }
 
-func (t *Through) read(ctx context.Context, op Op, bucket uint64, keys []string, found func(i int, d *kv.Decoder)) error {
-	request := BatchRequest{Op: op, Bucket: bucket, Keys: keys}
-	answer, err := t.Call(ctx, MethodBatch, request.Append(nil))
+// List is Coordinator.List.
+func (t *Through) List(ctx context.Context, bucket, cursor uint64) (keys []string, next uint64, err error) {
+	err = t.read(ctx, &BatchRequest{Op: OpList, Bucket: bucket, Cursor: cursor}, func(d *kv.Decoder) {
+		most := maxItems
+		if keys, next = decodeKeys(d, &most), d.U64(); next != 0 && next <= cursor {
+			d.Fail("cursor %#x after %#x", next, cursor)
+		}
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return keys, next, nil
+}
+
+// get reads keys.
+func (t *Through) get(ctx context.Context, op Op, bucket uint64, keys []string, found func(i int, d *kv.Decoder)) error {
+	return t.read(ctx, &BatchRequest{Op: op, Bucket: bucket, Keys: keys}, func(d *kv.Decoder) {
+		for i := range keys {
+			if d.Bool() {
+				found(i, d)
+			}
+		}
+	})
+}
+
+func (t *Through) read(ctx context.Context, r *BatchRequest, take func(d *kv.Decoder)) error {
+	answer, err := t.Call(ctx, MethodBatch, r.Append(nil))
 	if err != nil {
 		return noAnswer(err, kv.ErrUnavailable)
 	}
 	d := versioned(answer)
-	if err := decodeFailure(d, op, len(keys)); err != nil {
-		return err
+	code, detail := readFailure(d)
+	if d.Err() == nil && code != kv.CodeOK {
+		return readError(code, detail)
 	}
-	for i := range keys {
-		if d.Bool() {
-			found(i, d)
-		}
-	}
+	take(d)
 	if err := d.Finish(); err != nil {
 		return fmt.Errorf("%w: the answer: %w", kv.ErrUnavailable, err)
 	}
 	return nil
 }
 
-// SetMany is Coordinator.SetMany.
-func (t *Through) SetMany(ctx context.Context, bucket uint64, pairs []kv.Pair) error {
-	if err := t.Limits.WithDefaults().CheckPairs(pairs); err != nil {
-		return err
+// carry sends a call to one node after the other until one knows what became of
+// each key, or nothing was begun and nothing will be.
+func (t *Through) carry(ctx context.Context, w *call) error {
+	pace := pace{pause: firstBackoff}
+	var refused error // nothing more shall be begun
+	if w.settling {
+		refused = errNotBegun
 	}
-	return t.write(ctx, &BatchRequest{Op: OpSet, Bucket: bucket, Pairs: pairs}, len(pairs))
+	for round, busy := 1, 0; ; round++ {
+		if w.late() {
+			return errLate
+		}
+		w.settling = refused != nil
+		err := t.write(ctx, w)
+		if !slices.ContainsFunc(w.known, func(s state) bool { return !s.settled() }) {
+			return err
+		}
+		switch {
+		case errors.Is(err, kv.ErrAccessDenied), errors.Is(err, transport.ErrClosed):
+			return err
+		case errors.Is(err, kv.ErrBusy):
+			if busy++; busy > busyRetries {
+				refused = err
+			}
+		case !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrUnknown):
+			refused = err
+		}
+		if refused != nil && !slices.Contains(w.known, maybe) {
+			return refused
+		}
+		if round%refreshRounds == 0 {
+			t.Maps.Refresh(ctx)
+		}
+		if !pace.next(ctx, false) {
+			if refused != nil && !errors.Is(refused, errNotBegun) {
+				err = refused
+			}
+			return t.timeUp(ctx, w, err)
+		}
+	}
 }
 
-// DeleteMany is Coordinator.DeleteMany.
-func (t *Through) DeleteMany(ctx context.Context, bucket uint64, keys []string) error {
-	if err := t.Limits.WithDefaults().CheckKeys(keys); err != nil {
+// encode makes the request of a call. It is made anew only while no node can have
+// seen it.
+func (t *Through) encode(ctx context.Context, w *call) error {
+	by, err := t.Maps.table(ctx)
+	if err != nil || w.layout == by.layout || !w.untouched() {
 		return err
 	}
-	return t.write(ctx, &BatchRequest{Op: OpDelete, Bucket: bucket, Keys: keys}, len(keys))
-}
-
-func (t *Through) write(ctx context.Context, r *BatchRequest, size int) error {
-	answer, err := t.Call(ctx, MethodBatch, r.Append(nil))
-	if err != nil {
-		return &kv.BatchError{Op: r.Op.String(), Outcomes: allOutcomes(size, sentOutcome(err)), Err: noAnswer(err, kv.ErrUnknown)}
+	w.layout = by.layout
+	r := BatchRequest{
+		Op: w.op, Bucket: w.bucket, Origin: w.origin, EntryBytes: w.entry, Layout: w.layout,
+		Keys: w.keys, Pairs: w.pairs, Delta: w.delta, Version: w.version,
 	}
-	d := versioned(answer)
-	if err := decodeFailure(d, r.Op, size); err != nil {
-		return err
-	}
-	if err := d.Finish(); err != nil {
-		return &kv.BatchError{Op: r.Op.String(), Outcomes: allOutcomes(size, kv.OutcomeUnknown), Err: fmt.Errorf("%w: the answer: %w", kv.ErrUnknown, err)}
-	}
+	w.request = r.Append(nil)
+	w.bytes = len(w.request)
 	return nil
 }
 
-// decodeFailure reads code, detail and outcomes of a batch answer and returns
-// the error they make; nil when the batch succeeded.
-func decodeFailure(d *kv.Decoder, op Op, size int) error {
-	code, detail, each := kv.Code(d.U8()), d.String(), d.Bytes()
-	if err := d.Err(); err != nil {
-		code, detail, each = kv.CodeUnknown, "the answer: "+err.Error(), nil
+// write sends a call to a node.
+func (t *Through) write(ctx context.Context, w *call) error {
+	if err := t.encode(ctx, w); err != nil {
+		return err
 	}
-	if code == kv.CodeOK {
-		return nil
+	request := w.request
+	if w.settling {
+		request = withKnown(request, w.known)
 	}
-	if op.reads() {
-		return readError(code, detail)
+	attempt, done := oneAttempt(ctx)
+	defer done()
+	answer, err := t.Call(attempt, MethodBatch, request)
+	if err == nil {
+		return w.takeAnswer(answer)
 	}
-	err := code.Err(detail)
-	if len(each) == 0 && !errors.Is(err, kv.ErrUnknown) {
-		return err // refused before anything was sent
+	if sentOutcome(err) != kv.OutcomeNotApplied {
+		w.learnAll(maybe)
 	}
-	out := allOutcomes(size, kv.OutcomeUnknown)
-	if len(each) == size {
-		for i, o := range each {
-			if o <= byte(kv.OutcomeApplied) {
-				out[i] = kv.Outcome(o)
-			}
-		}
-	}
-	if slices.Contains(out, kv.OutcomeUnknown) && !errors.Is(err, kv.ErrUnknown) {
-		err = fmt.Errorf("%w: %w", kv.ErrUnknown, err)
-	}
-	return &kv.BatchError{Op: op.String(), Outcomes: out, Err: err}
+	return noAnswer(err, kv.ErrUnknown)
 }
 
-// ServeBuckets does a bucket operation for somebody else. Its error says that
-// the request was malformed.
-func (c *Coordinator) ServeBuckets(ctx context.Context, request []byte) ([]byte, error) {
-	r, err := DecodeBucketRequest(request)
-	if err != nil {
-		return nil, err
+// oneAttempt has half the time that is left: the other half is for another node,
+// should the first one hang.
+func oneAttempt(ctx context.Context) (context.Context, context.CancelFunc) {
+	most := leastAttempt
+	if at, ok := ctx.Deadline(); ok {
+		most = max(most, time.Until(at)/2)
 	}
-	if r.Op != BucketList {
-		err = kv.CheckBucketName(r.Name)
+	return context.WithTimeout(ctx, most)
+}
+
+// timeUp is the error of a write whose time ran out.
+func (t *Through) timeUp(ctx context.Context, w *call, last error) error {
+	class := kv.ErrUnavailable
+	if slices.Contains(w.known, maybe) {
+		class = kv.ErrUnknown
 	}
-	var a BucketAnswer
-	if err == nil {
-		a, err = c.buckets(ctx, r)
+	return fmt.Errorf("%w: %w; last: %w", class, context.Cause(ctx), last)
+}
+
+// newClient is Coordinator.newClient.
+func (t *Through) newClient(ctx context.Context) (uint64, error) {
+	for pace := (pace{pause: firstBackoff}); ; {
+		attempt, done := oneAttempt(ctx)
+		id, err := newClient(attempt, t.buckets)
+		done()
+		again := errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrBusy)
+		if !again || errors.Is(err, transport.ErrClosed) || !pace.next(ctx, false) {
+			return id, err
+		}
 	}
-	if err != nil {
-		a = BucketAnswer{Status: StatusRefused, Code: kv.CodeOf(err), Detail: err.Error()}
-	}
-	return a.Append(nil), nil
 }
 
 // OpenBucket is Coordinator.OpenBucket.
 func (t *Through) OpenBucket(ctx context.Context, name string) (uint64, error) {
-	a, err := t.buckets(ctx, BucketRequest{Op: BucketOpen, Name: name}, kv.ErrUnavailable)
+	a, err := t.buckets(ctx, BucketRequest{Op: BucketOpen, Name: name})
 	return a.ID, err
 }
 
 // CreateBucket is Coordinator.CreateBucket.
 func (t *Through) CreateBucket(ctx context.Context, name string) error {
-	_, err := t.buckets(ctx, BucketRequest{Op: BucketCreate, Name: name}, kv.ErrUnknown)
+	_, err := t.buckets(ctx, BucketRequest{Op: BucketCreate, Name: name})
 	return err
 }
 
 // ListBuckets is Coordinator.ListBuckets.
 func (t *Through) ListBuckets(ctx context.Context) ([]string, error) {
-	a, err := t.buckets(ctx, BucketRequest{Op: BucketList}, kv.ErrUnavailable)
+	a, err := t.buckets(ctx, BucketRequest{Op: BucketList})
 	return a.Names, err
 }
 
-// buckets asks the node; lost is the class of a request that may have been run
-// without an answer.
-func (t *Through) buckets(ctx context.Context, r BucketRequest, lost error) (BucketAnswer, error) {
+// DeleteBucket is Coordinator.DeleteBucket.
+func (t *Through) DeleteBucket(ctx context.Context, name string) error {
+	id, err := t.OpenBucket(ctx, name)
+	if err != nil {
+		return err
+	}
+	return deleteBucket(ctx, BucketRequest{Op: BucketDelete, Name: name, ID: id}, t.buckets)
+}
+
+// buckets asks a node.
+func (t *Through) buckets(ctx context.Context, r BucketRequest) (BucketAnswer, error) {
 	b, err := t.Call(ctx, MethodCatalog, r.Append(nil))
 	if err != nil {
-		return BucketAnswer{}, noAnswer(err, lost)
+		return BucketAnswer{}, noAnswer(err, r.lost())
 	}
 	a, err := DecodeBucketAnswer(b)
 	if err != nil {
-		return BucketAnswer{}, fmt.Errorf("%w: the answer: %w", lost, err)
+		return BucketAnswer{}, fmt.Errorf("%w: the answer: %w", r.lost(), err)
 	}
 	switch a.Status {
 	case StatusServed:
@@ -283,6 +268,6 @@ func (t *Through) buckets(ctx context.Context, r BucketRequest, lost error) (Buc
 	case StatusRefused:
 		return BucketAnswer{}, r.refusal(&a)
 	default:
-		return BucketAnswer{}, fmt.Errorf("%w: the answer: status %d, want served or refused", lost, a.Status)
+		return BucketAnswer{}, fmt.Errorf("%w: the answer: status %d, want served or refused", r.lost(), a.Status)
 	}
 }

@@ -16,6 +16,8 @@ const (
 	MethodBuckets byte = 4 // bucket operations: BucketRequest → BucketAnswer
 	MethodStatus  byte = 5 // a node's view of itself: empty → JSON of NodeStatus
 	MethodCatalog byte = 6 // a bucket operation, sent on by the node: BucketRequest → BucketAnswer
+	MethodNodes   byte = 7 // a change of the cluster's nodes: NodeRequest → NodeAnswer
+	MethodHash    byte = 8 // the hash of a replica's state: shard → HashAnswer
 )
 
 // wireVersion is the first byte of every request and answer.
@@ -60,13 +62,36 @@ type Op uint8
 
 // The operations. The numbers are part of the protocol.
 const (
-	OpGet    Op = 1 // values of keys
-	OpExists Op = 2 // presence of keys
-	OpSet    Op = 3 // commands that set
-	OpDelete Op = 4 // commands that delete
+	OpGet       Op = 1 // values of keys
+	OpExists    Op = 2 // presence of keys
+	OpSet       Op = 3 // commands that set
+	OpDelete    Op = 4 // commands that delete
+	OpIncrement Op = 5 // a command that adds to a number
+	OpSwap      Op = 6 // a command that sets a key which has an expected version
+	OpList      Op = 7 // keys in the order of their hashes
 )
 
-func (op Op) reads() bool { return op == OpGet || op == OpExists }
+func (op Op) reads() bool { return op == OpGet || op == OpExists || op == OpList }
+
+// Carries says whether a command may travel in a request of this operation.
+func (op Op) Carries(w *kv.Write) bool {
+	switch w.Kind {
+	case kv.KindSet:
+		return op == OpSet
+	case kv.KindDelete:
+		return op == OpDelete
+	case kv.KindIncrement:
+		return op == OpIncrement
+	case kv.KindSwap:
+		return op == OpSwap
+	case kv.KindPiece:
+		return op == OpSet || op == OpSwap
+	case kv.KindLast:
+		return op == OpSet && !w.Swaps || op == OpSwap && w.Swaps
+	default:
+		return false
+	}
+}
 
 func (op Op) String() string {
 	switch op {
@@ -78,6 +103,12 @@ func (op Op) String() string {
 		return "set-many"
 	case OpDelete:
 		return "delete-many"
+	case OpIncrement:
+		return "increment"
+	case OpSwap:
+		return "compare-and-swap"
+	case OpList:
+		return "list-keys"
 	default:
 		return "unknown operation"
 	}
@@ -87,6 +118,7 @@ func (op Op) String() string {
 //
 //	version u8 · epoch u64 · op u8 · any-replica u8 · bucket u64 · parts
 //	part of a read:  shard u32 · keys
+//	part of a list:  shard u32 · cursor u64 · max varint
 //	part of a write: shard u32 · commands (package kv)
 type Request struct {
 	Epoch      uint64 // of the map the parts were cut by
@@ -100,6 +132,8 @@ type Request struct {
 type Part struct {
 	Shard    sharding.Shard
 	Keys     []string // of a read
+	Cursor   uint64   // of a list: the least hash of a key
+	Max      int      // of a list: about how many keys
 	Commands [][]byte // of a write, proposed in order, each applied as a unit
 }
 
@@ -107,7 +141,7 @@ type Part struct {
 func DecodeRequest(b []byte) (*Request, error) {
 	d := versioned(b)
 	r := &Request{Epoch: d.U64(), Op: Op(d.U8()), AnyReplica: d.Bool(), Bucket: d.U64()}
-	if r.Op < OpGet || r.Op > OpDelete {
+	if r.Op < OpGet || r.Op > OpList {
 		d.Fail("operation %d", r.Op)
 	}
 	parts, items := maxParts, maxItems
@@ -115,16 +149,29 @@ func DecodeRequest(b []byte) (*Request, error) {
 	for i := range r.Parts {
 		p := &r.Parts[i]
 		p.Shard = sharding.Shard(d.U32())
-		if r.Op.reads() {
+		switch {
+		case r.Op == OpList:
+			p.Cursor, p.Max = d.U64(), decodeMax(d)
+		case r.Op.reads():
 			p.Keys = decodeKeys(d, &items)
-			continue
-		}
-		p.Commands = make([][]byte, countUpTo(d, &items, 1, "commands"))
-		for j := range p.Commands {
-			p.Commands[j] = d.Bytes()
+		default:
+			p.Commands = make([][]byte, countUpTo(d, &items, 1, "commands"))
+			for j := range p.Commands {
+				p.Commands[j] = d.Bytes()
+			}
 		}
 	}
 	return r, d.Finish()
+}
+
+// decodeMax reads how many keys a list shall have.
+func decodeMax(d *kv.Decoder) int {
+	n := d.Uvarint()
+	if n == 0 || n > maxItems {
+		d.Fail("a list of %d keys, want 1 to %d", n, maxItems)
+		return 0
+	}
+	return int(n)
 }
 
 // appendRequestHeader begins a request of n parts.
@@ -143,13 +190,17 @@ func (r *Request) Append(dst []byte) []byte {
 	for i := range r.Parts {
 		p := &r.Parts[i]
 		dst = binary.BigEndian.AppendUint32(dst, uint32(p.Shard))
-		if r.Op.reads() {
+		switch {
+		case r.Op == OpList:
+			dst = binary.BigEndian.AppendUint64(dst, p.Cursor)
+			dst = binary.AppendUvarint(dst, uint64(p.Max))
+		case r.Op.reads():
 			dst = kv.AppendKeys(dst, p.Keys)
-			continue
-		}
-		dst = binary.AppendUvarint(dst, uint64(len(p.Commands)))
-		for _, c := range p.Commands {
-			dst = kv.AppendBytes(dst, c)
+		default:
+			dst = binary.AppendUvarint(dst, uint64(len(p.Commands)))
+			for _, c := range p.Commands {
+				dst = kv.AppendBytes(dst, c)
+			}
 		}
 	}
 	return dst
@@ -169,172 +220,6 @@ const (
 	// StatusRefused: PartAnswer.Code says why.
 	StatusRefused Status = 3
 )
-
-// An Answer is
-//
-//	version u8 · map bytes (empty unless newer than the request's) · parts
-//	part: shard u32 · status u8 · leader string · code u8 · detail string · results · items
-//	results (writes): one per command: outcome u8 · code u8 · detail string
-//	items (reads): length u32 and that many bytes: one item per key:
-//	  0, or 1 · version u64 · value (of exists: empty)
-type Answer struct {
-	Map   *sharding.Map // nil unless newer than the request's
-	Parts []PartAnswer
-}
-
-// PartAnswer is the answer to one part.
-type PartAnswer struct {
-	Shard   sharding.Shard
-	Status  Status
-	Leader  sharding.NodeID // who leads, as far as the node knows; may be empty
-	Code    kv.Code         // of StatusRefused
-	Detail  string
-	Results []Result // of a write, one for each command that was proposed; commands after them were not
-	Items   []byte   // of a served read: see ItemReader
-}
-
-// Result is what became of one command.
-type Result struct {
-	Outcome kv.Outcome
-	Code    kv.Code // why it is not applied
-	Detail  string
-}
-
-// DecodeAnswer reads an answer.
-func DecodeAnswer(b []byte) (*Answer, error) {
-	d := versioned(b)
-	a := &Answer{}
-	if m := d.Bytes(); len(m) > 0 {
-		var err error
-		if a.Map, err = sharding.DecodeMap(m); err != nil {
-			return nil, err
-		}
-	}
-	parts, results := maxParts, maxItems
-	a.Parts = make([]PartAnswer, countUpTo(d, &parts, 13, "parts"))
-	for i := range a.Parts {
-		p := &a.Parts[i]
-		p.Shard = sharding.Shard(d.U32())
-		p.Status = Status(d.U8())
-		p.Leader = sharding.NodeID(d.String())
-		p.Code = kv.Code(d.U8())
-		p.Detail = d.String()
-		p.Results = decodeResults(d, &results)
-		p.Items = d.Take32()
-		checkStatus(d, p.Status, p.Code)
-	}
-	return a, d.Finish()
-}
-
-// checkStatus refuses what must not be guessed at: taken for "not proposed", a
-// write would be sent again.
-func checkStatus(d *kv.Decoder, s Status, code kv.Code) {
-	if s > StatusRefused || s == StatusRefused && code == kv.CodeOK {
-		d.Fail("status %d with code %d", s, code)
-	}
-}
-
-func decodeResults(d *kv.Decoder, most *int) []Result {
-	n := countUpTo(d, most, 3, "results")
-	if n == 0 {
-		return nil
-	}
-	results := make([]Result, n)
-	for i := range results {
-		r := &results[i]
-		r.Outcome, r.Code, r.Detail = kv.Outcome(d.U8()), kv.Code(d.U8()), d.String()
-		if r.Outcome > kv.OutcomeApplied {
-			d.Fail("outcome %d", r.Outcome)
-		}
-	}
-	return results
-}
-
-// AnswerWriter builds an Answer into one buffer, so that values are copied
-// once, from the store into what is sent.
-type AnswerWriter struct {
-	buf    []byte
-	itemAt int // where the length of the open part's items stands
-}
-
-// NewAnswer begins an answer of n parts. m is nil unless newer than the
-// request's.
-func NewAnswer(m *sharding.Map, n int) *AnswerWriter {
-	w := &AnswerWriter{buf: []byte{wireVersion}}
-	if m == nil {
-		w.buf = append(w.buf, 0)
-	} else {
-		w.buf = kv.AppendBytes(w.buf, m.Append(nil))
-	}
-	w.buf = binary.AppendUvarint(w.buf, uint64(n))
-	return w
-}
-
-// Part appends a part without items.
-func (w *AnswerWriter) Part(p *PartAnswer) {
-	w.OpenPart(p)
-	w.ClosePart()
-}
-
-// OpenPart appends a part whose items follow by Missing and Found; ClosePart
-// ends it.
-func (w *AnswerWriter) OpenPart(p *PartAnswer) {
-	b := binary.BigEndian.AppendUint32(w.buf, uint32(p.Shard))
-	b = append(b, byte(p.Status))
-	b = kv.AppendString(b, string(p.Leader))
-	b = append(b, byte(p.Code))
-	b = kv.AppendString(b, p.Detail)
-	b = binary.AppendUvarint(b, uint64(len(p.Results)))
-	for i := range p.Results {
-		r := &p.Results[i]
-		b = append(b, byte(r.Outcome), byte(r.Code))
-		b = kv.AppendString(b, r.Detail)
-	}
-	w.itemAt = len(b)
-	w.buf = binary.BigEndian.AppendUint32(b, 0) // ClosePart writes it
-}
-
-// ClosePart ends a part.
-func (w *AnswerWriter) ClosePart() {
-	binary.BigEndian.PutUint32(w.buf[w.itemAt:], uint32(len(w.buf)-w.itemAt-4))
-}
-
-// Missing appends the item of a key that has no value.
-func (w *AnswerWriter) Missing() { w.buf = append(w.buf, 0) }
-
-// Found appends the item of a key that has one.
-func (w *AnswerWriter) Found(version uint64, value []byte) {
-	w.buf = append(w.buf, 1)
-	w.buf = binary.BigEndian.AppendUint64(w.buf, version)
-	w.buf = kv.AppendBytes(w.buf, value)
-}
-
-// Len is the size of the answer so far in bytes.
-func (w *AnswerWriter) Len() int { return len(w.buf) }
-
-// Truncate takes back everything appended since Len returned n.
-func (w *AnswerWriter) Truncate(n int) { w.buf = w.buf[:n] }
-
-// Bytes returns the answer.
-func (w *AnswerWriter) Bytes() []byte { return w.buf }
-
-// ItemReader reads the items of a served read, in the order of its keys.
-type ItemReader struct{ d *kv.Decoder }
-
-// ReadItems returns a reader of a part's items.
-func ReadItems(p *PartAnswer) ItemReader { return ItemReader{kv.NewDecoder(p.Items)} }
-
-// Next returns the next key's value; value aliases the answer.
-func (r ItemReader) Next() (value []byte, version uint64, found bool) {
-	if !r.d.Bool() {
-		return nil, 0, false
-	}
-	version = r.d.U64()
-	return r.d.Bytes(), version, true
-}
-
-// Finish says whether exactly all items were read.
-func (r ItemReader) Finish() error { return r.d.Finish() }
 
 // versioned begins to decode a message that starts with the wire's version.
 func versioned(b []byte) *kv.Decoder { return kv.NewVersioned(b, "protocol", wireVersion) }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"reflect"
 	"runtime"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -28,32 +29,45 @@ func decodeAnswer(b []byte) (any, error)        { return DecodeAnswer(b) }
 func decodeBucketRequest(b []byte) (any, error) { return DecodeBucketRequest(b) }
 func decodeBucketAnswer(b []byte) (any, error)  { return DecodeBucketAnswer(b) }
 func decodeBatchRequest(b []byte) (any, error)  { return DecodeBatchRequest(b) }
+func decodeNodeRequest(b []byte) (any, error)   { return DecodeNodeRequest(b) }
+func decodeNodeAnswer(b []byte) (any, error)    { return DecodeNodeAnswer(b) }
+func decodeHashRequest(b []byte) (any, error)   { return DecodeHashRequest(b) }
+func decodeHashAnswer(b []byte) (any, error)    { return DecodeHashAnswer(b) }
 
 // goldenMap is a map of one node and one shard, in bytes (package sharding).
 const goldenMap = `
-	01 0000000000000001 0000000000000002
-	01  02 6e31 0000000000000000 06 686f73743a31
-	00000000 0000000000000001 0000 0000 01 00
+	02 0000000000000001 0000000000000002 01
+	01  02 6e31 0000000000000000 06 686f73743a31  00
+	00000000 0000000000000001 0000 0000 01 00 00 00
 	01
-	00000001 0000000000000001 0000 3fff 01 00`
+	00000001 0000000000000001 0000 3fff 01 00 00 00`
 
 // messages are the golden bytes of the protocol. They must never change.
 func messages(t testing.TB) []message {
 	read := &Request{Epoch: 9, Op: OpGet, AnyReplica: true, Bucket: 7, Parts: []Part{
 		{Shard: 1, Keys: []string{"a", ""}}, {Shard: 258, Keys: []string{"ä"}},
 	}}
+	list := &Request{Epoch: 9, Op: OpList, Bucket: 7, Parts: []Part{{Shard: 1, Cursor: 258, Max: 300}}}
 	write := &Request{Epoch: 9, Op: OpSet, Bucket: 7, Parts: []Part{{Shard: 3, Commands: [][]byte{{1, 2}, {}}}}}
 	answer := &Answer{Map: foundMap(2, 1, 1, 1), Parts: []PartAnswer{
-		{Shard: 1, Leader: "n1", Items: golden(t, "00 01 0000000000000005 02 7676")},
+		{Shard: 1, Leader: "n1", Items: golden(t, "00000002 00 01 0000000000000005 02 7676")},
 		{Shard: 2, Status: StatusNotLeader, Leader: "n2", Items: []byte{}},
 		{Shard: 3, Status: StatusRefused, Code: kv.CodeBusy, Detail: "full", Items: []byte{}, Results: []Result{
-			{Outcome: kv.OutcomeApplied}, {Outcome: kv.OutcomeNotApplied, Code: kv.CodeTooLarge, Detail: "no"}, {Code: kv.CodeUnknown},
+			{Outcome: kv.OutcomeApplied, Value: 258}, {Outcome: kv.OutcomeNotApplied, Code: kv.CodeTooLarge, Detail: "no"},
+			{Code: kv.CodeUnknown}, {Forgotten: true, Code: kv.CodeUnknown},
 		}},
 	}}
 	open := BucketRequest{Op: BucketOpen, Name: "files"}
+	remove := BucketRequest{Op: BucketDelete, Name: "files", ID: 258}
 	buckets := BucketAnswer{Status: StatusRefused, Leader: "n1", Code: kv.CodeExists, Detail: "it", ID: 258, Names: []string{"a", "bc"}}
-	keys := &BatchRequest{Op: OpDelete, Bucket: 7, Keys: []string{"a", ""}}
-	pairs := &BatchRequest{Op: OpSet, Bucket: 7, Pairs: []kv.Pair{{Key: "a", Value: []byte("vv")}, {Key: "", Value: []byte{}}}}
+	origin := kv.Origin{Client: 3, Seq: 258, Acked: 255}
+	batch := func(name, bytes string, r *BatchRequest) message {
+		return message{name, bytes, r, func() []byte { return r.Append(nil) }, decodeBatchRequest}
+	}
+	from := " 0000000000000003 0000000000000102 00000000000000ff 00040000 0000000000000005"
+	replace := NodeRequest{Op: NodeReplace, Node: "n1", Addr: "h:1", Heir: "n2"}
+	nodes := NodeAnswer{Status: StatusRefused, Leader: "n1", Code: kv.CodeInvalid, Detail: "it"}
+	hash := HashAnswer{Index: 1, Term: 2, Hash: 3, Rows: 4}
 	return []message{
 		{
 			"request that reads",
@@ -61,31 +75,69 @@ func messages(t testing.TB) []message {
 			read, func() []byte { return read.Append(nil) }, decodeRequest,
 		},
 		{
+			"request that lists", "01 0000000000000009 07 00 0000000000000007 01  00000001 0000000000000102 ac02",
+			list, func() []byte { return list.Append(nil) }, decodeRequest,
+		},
+		{
 			"request that writes", "01 0000000000000009 03 00 0000000000000007 01  00000003 02 02 0102 00",
 			write, func() []byte { return write.Append(nil) }, decodeRequest,
 		},
 		{
-			"answer", "01 49" + goldenMap + ` 03
-				00000001 00 02 6e31 00 00 00 0000000d 00 01 0000000000000005 02 7676
+			"answer", "01 4f" + goldenMap + ` 03
+				00000001 00 02 6e31 00 00 00 00000011 00000002 00 01 0000000000000005 02 7676
 				00000002 01 02 6e32 00 00 00 00000000
-				00000003 03 00 06 04 66756c6c 03 02 00 00  01 05 02 6e6f  00 08 00  00000000`,
+				00000003 03 00 06 04 66756c6c 04
+					02 00 00 0000000000000102 00
+					01 00 05 0000000000000000 02 6e6f
+					00 00 08 0000000000000000 00
+					00 01 08 0000000000000000 00  00000000`,
 			answer, func() []byte { return writeAnswer(answer) }, decodeAnswer,
 		},
 		{
-			"bucket request", "01 01 05 66696c6573",
+			"bucket request", "01 01 05 66696c6573 0000000000000000",
 			open, func() []byte { return open.Append(nil) }, decodeBucketRequest,
+		},
+		{
+			"bucket request to delete", "01 04 05 66696c6573 0000000000000102",
+			remove, func() []byte { return remove.Append(nil) }, decodeBucketRequest,
 		},
 		{
 			"bucket answer", "01 03 02 6e31 02 02 6974 0000000000000102 02 01 61 02 6263",
 			buckets, func() []byte { return buckets.Append(nil) }, decodeBucketAnswer,
 		},
+		batch("batch that reads", "01 01 0000000000000007 02 01 61 00", &BatchRequest{Op: OpGet, Bucket: 7, Keys: []string{"a", ""}}),
+		batch("batch that lists", "01 07 0000000000000007 0000000000000102", &BatchRequest{Op: OpList, Bucket: 7, Cursor: 258}),
+		batch(
+			"batch that deletes", "01 04 0000000000000007"+from+" 02 01 61 00 00",
+			&BatchRequest{Op: OpDelete, Bucket: 7, Origin: origin, EntryBytes: 1 << 18, Layout: 5, Keys: []string{"a", ""}},
+		),
+		batch(
+			"batch that sets", "01 03 0000000000000007"+from+" 02 01 61 02 7676 00 00 02 0100",
+			&BatchRequest{Op: OpSet, Bucket: 7, Origin: origin, EntryBytes: 1 << 18, Layout: 5, Pairs: []kv.Pair{{Key: "a", Value: []byte("vv")}, {Key: "", Value: []byte{}}}, Known: []byte{1, 0}},
+		),
+		batch(
+			"batch that increments", "01 05 0000000000000007"+from+" fffffffffffffffe 01 61 00",
+			&BatchRequest{Op: OpIncrement, Bucket: 7, Origin: origin, EntryBytes: 1 << 18, Layout: 5, Keys: []string{"a"}, Delta: -2},
+		),
+		batch(
+			"batch that swaps", "01 06 0000000000000007"+from+" 0000000000000005 01 61 02 7676 00",
+			&BatchRequest{Op: OpSwap, Bucket: 7, Origin: origin, EntryBytes: 1 << 18, Layout: 5, Pairs: []kv.Pair{{Key: "a", Value: []byte("vv")}}, Version: 5},
+		),
 		{
-			"batch of keys", "01 04 0000000000000007 02 01 61 00",
-			keys, func() []byte { return keys.Append(nil) }, decodeBatchRequest,
+			"node request", "01 03 02 6e31 03 683a31 02 6e32",
+			replace, func() []byte { return replace.Append(nil) }, decodeNodeRequest,
 		},
 		{
-			"batch of pairs", "01 03 0000000000000007 02 01 61 02 7676 00 00",
-			pairs, func() []byte { return pairs.Append(nil) }, decodeBatchRequest,
+			"node answer", "01 03 02 6e31 04 02 6974",
+			nodes, func() []byte { return nodes.Append(nil) }, decodeNodeAnswer,
+		},
+		{
+			"hash request", "01 00000102",
+			sharding.Shard(258), func() []byte { return AppendHashRequest(nil, 258) }, decodeHashRequest,
+		},
+		{
+			"hash answer", "01 0000000000000001 0000000000000002 0000000000000003 0000000000000004",
+			hash, func() []byte { return hash.Append(nil) }, decodeHashAnswer,
 		},
 	}
 }
@@ -97,7 +149,7 @@ func writeAnswer(a *Answer) []byte {
 		p := &a.Parts[i]
 		w.OpenPart(p)
 		items := ReadItems(p)
-		for n := len(p.Items); n > 0; n = items.d.Left() {
+		for range items.Count() {
 			if value, version, found := items.Next(); found {
 				w.Found(version, value)
 			} else {
@@ -143,12 +195,26 @@ func TestRequestsSentAreGolden(t *testing.T) {
 	if _, err := c.GetMany(t.Context(), testBucket, []string{"a", ""}); err != nil {
 		t.Fatal(err)
 	}
-	must(t, c.SetMany(t.Context(), testBucket, pairsOf([]string{"a"}, "v")))
-	must(t, c.DeleteMany(t.Context(), testBucket, []string{"a"}))
+	if _, _, err := c.List(t.Context(), testBucket, 258); err != nil {
+		t.Fatal(err)
+	}
+	s := c.NewSession()
+	must(t, s.SetMany(t.Context(), testBucket, pairsOf([]string{"a"}, "v")))
+	must(t, s.DeleteMany(t.Context(), testBucket, []string{"a"}))
+	_, err := s.Increment(t.Context(), testBucket, "a", -1)
+	must(t, err)
+	_, err = s.CompareAndSwap(t.Context(), testBucket, 3, kv.Pair{Key: "a", Value: []byte("v")})
+	must(t, err)
+	write := func(op Op, command string) *Request {
+		return &Request{Epoch: 1, Op: op, Bucket: testBucket, Parts: []Part{{Shard: 1, Commands: [][]byte{golden(t, command)}}}}
+	}
 	for i, want := range []*Request{
 		{Epoch: 1, Op: OpGet, AnyReplica: true, Bucket: testBucket, Parts: []Part{{Shard: 1, Keys: []string{"a", ""}}}},
-		{Epoch: 1, Op: OpSet, Bucket: testBucket, Parts: []Part{{Shard: 1, Commands: [][]byte{golden(t, "01 01 0000000000000007 01 01 61 01 76")}}}},
-		{Epoch: 1, Op: OpDelete, Bucket: testBucket, Parts: []Part{{Shard: 1, Commands: [][]byte{golden(t, "01 02 0000000000000007 01 01 61")}}}},
+		{Epoch: 1, Op: OpList, AnyReplica: true, Bucket: testBucket, Parts: []Part{{Shard: 1, Cursor: 258, Max: 1000}}},
+		write(OpSet, "02 01 0000000000000001 0000000000000001 0000000000000000 00000000 0000000000000007 01 01 61 01 76"),
+		write(OpDelete, "02 02 0000000000000001 0000000000000002 0000000000000001 00000000 0000000000000007 01 01 61"),
+		write(OpIncrement, "02 04 0000000000000001 0000000000000003 0000000000000002 00000000 0000000000000007 ffffffffffffffff 01 61"),
+		write(OpSwap, "02 05 0000000000000001 0000000000000004 0000000000000003 00000000 0000000000000007 0000000000000003 01 61 01 76"),
 	} {
 		if got := f.seenBy("n1")[i].q; !reflect.DeepEqual(got, want) {
 			t.Errorf("sent %+v, want %+v", got, want)
@@ -159,17 +225,27 @@ func TestRequestsSentAreGolden(t *testing.T) {
 // The answers to whole batches, in bytes.
 func TestBatchAnswersHaveGoldenBytes(t *testing.T) {
 	f := newFake(1, 1, 1)
-	f.data["a"] = "vv"
+	f.data["a"], f.versions["a"] = "vv", 5
 	c := f.coordinator(kv.Limits{BatchKeys: 3})
+	from := func(seq string) string {
+		return " 0000000000000009 00000000000000" + seq + " 0000000000000000 00040000 4cc9077f9d7ef8ab "
+	}
 	for _, b := range []struct{ name, request, answer string }{
-		{"get-many", "01 01 0000000000000007 03 01 61 01 62 01 61", "01 00 00 00  01 02 7676  00  01 02 7676"},
-		{"exists", "01 02 0000000000000007 02 01 61 01 62", "01 00 00 00  01 00"},
-		{"set-many", "01 03 0000000000000007 01 01 61 00", "01 00 00 00"},
-		{"delete-many", "01 04 0000000000000007 01 01 61", "01 00 00 00"},
+		{"get-many", "01 01 0000000000000007 03 01 61 01 62 01 61", "01 00 00  01 0000000000000005 02 7676  00  01 0000000000000005 02 7676"},
+		{"exists", "01 02 0000000000000007 02 01 61 01 62", "01 00 00  01 00"},
+		{"list-keys", "01 07 0000000000000007 0000000000000000", "01 00 00  01 01 61 0000000000000000"},
+		{"set-many", "01 03 0000000000000007" + from("01") + "01 01 61 00 00", "01 00 00 00 0000000000000000"},
+		{"delete-many", "01 04 0000000000000007" + from("02") + "01 01 61 00", "01 00 00 00 0000000000000000"},
+		{"increment", "01 05 0000000000000007" + from("03") + "0000000000000102 01 61 00", "01 00 00 00 0000000000000102"},
 		{
-			"too many keys", "01 04 0000000000000007 04 00 00 00 00",
-			// a batch of 4 keys, at most 3 are allowed
-			"01 05 33 746f6f206c617267653a2061206261746368206f662034206b6579732c206174206d6f737420332061726520616c6c6f776564 00",
+			"swap of another version", "01 06 0000000000000007" + from("04") + "0000000000000009 01 61 00 00",
+			// conflict: the key has version 3, expected was 9
+			"01 09 2f 636f6e666c6963743a20746865206b6579206861732076657273696f6e20332c20657870656374656420776173 2039 01 03 0000000000000000",
+		},
+		{
+			"too many keys", "01 04 0000000000000007" + from("05") + "04 00 00 00 00 00",
+			// too large: a batch of 4 keys, at most 3 are allowed
+			"01 05 33 746f6f206c617267653a2061206261746368206f662034206b6579732c206174206d6f737420332061726520616c6c6f776564 00 0000000000000000",
 		},
 	} {
 		got, err := c.ServeBatch(t.Context(), golden(t, b.request))
@@ -177,33 +253,45 @@ func TestBatchAnswersHaveGoldenBytes(t *testing.T) {
 			t.Errorf("%s: answered %x, %v, want %x", b.name, got, err, golden(t, b.answer))
 		}
 	}
-	failed := &kv.BatchError{Op: "set-many", Outcomes: []kv.Outcome{2, 1, 0}, Err: kv.ErrUnknown}
-	want := golden(t, "01 08 0f 6f7574636f6d6520756e6b6e6f776e 03 02 01 00")
-	if got := appendBatchAnswer(failed, nil); !bytes.Equal(got, want) {
-		t.Errorf("a write that failed: %x, want %x", got, want)
-	}
 }
 
 // What must not be guessed at is refused.
 func TestStrangeMessagesAreMalformed(t *testing.T) {
+	const one = " 0000000000000001 0000000000000001 0000000000000000 00000001 0000000000000001 "
 	for _, c := range []struct {
 		name, bytes string
 		decode      func([]byte) (any, error)
 	}{
 		{"operation 0", "01 0000000000000009 00 00 0000000000000007 00", decodeRequest},
-		{"operation 5", "01 0000000000000009 05 00 0000000000000007 00", decodeRequest},
+		{"operation 8", "01 0000000000000009 08 00 0000000000000007 00", decodeRequest},
+		{"a list of no keys", "01 0000000000000009 07 00 0000000000000007 01 00000001 0000000000000000 00", decodeRequest},
+		{"a list of 2 million keys", "01 0000000000000009 07 00 0000000000000007 01 00000001 0000000000000000 808080 01", decodeRequest},
 		{"flag 2", "01 0000000000000009 01 02 0000000000000007 00", decodeRequest},
 		{"status 4", "01 00 01 00000001 04 00 00 00 00 00000000", decodeAnswer},
 		{"refused with no code", "01 00 01 00000001 03 00 00 00 00 00000000", decodeAnswer},
-		{"outcome 3", "01 00 01 00000001 00 00 00 00 01 03 00 00 00000000", decodeAnswer},
+		{"outcome 3", "01 00 01 00000001 00 00 00 00 01 03 00 00 0000000000000000 00 00000000", decodeAnswer},
+		{"forgotten 2", "01 00 01 00000001 00 00 00 00 01 00 02 00 0000000000000000 00 00000000", decodeAnswer},
+		{"applied and forgotten", "01 00 01 00000001 00 00 00 00 01 02 01 00 0000000000000000 00 00000000", decodeAnswer},
 		{"items cut off", "01 00 01 00000001 00 00 00 00 00 00000002 00", decodeAnswer},
-		{"bucket operation 0", "01 00 00", decodeBucketRequest},
-		{"bucket operation 4", "01 04 00", decodeBucketRequest},
+		{"bucket operation 0", "01 00 00 0000000000000000", decodeBucketRequest},
+		{"bucket operation 6", "01 06 00 0000000000000000", decodeBucketRequest},
 		{"bucket status 2", "01 02 00 01 00 0000000000000000 00", decodeBucketAnswer},
 		{"bucket status 4", "01 04 00 01 00 0000000000000000 00", decodeBucketAnswer},
 		{"bucket refused with no code", "01 03 00 00 00 0000000000000000 00", decodeBucketAnswer},
 		{"batch operation 0", "01 00 0000000000000007 00", decodeBatchRequest},
-		{"batch operation 5", "01 05 0000000000000007 00", decodeBatchRequest},
+		{"batch operation 8", "01 08 0000000000000007" + one + "00", decodeBatchRequest},
+		{"a write without a session", "01 04 0000000000000007 0000000000000000 0000000000000001 0000000000000000 00000001 0000000000000001 00", decodeBatchRequest},
+		{"call 0", "01 04 0000000000000007 0000000000000001 0000000000000000 0000000000000000 00000001 0000000000000001 00", decodeBatchRequest},
+		{"a call that is acknowledged", "01 04 0000000000000007 0000000000000001 0000000000000002 0000000000000002 00000001 0000000000000001 00", decodeBatchRequest},
+		{"a call too far ahead", "01 04 0000000000000007 0000000000000001 0000000000000401 0000000000000000 00000001 0000000000000001 00", decodeBatchRequest},
+		{"layout 0", "01 04 0000000000000007 0000000000000001 0000000000000001 0000000000000000 00000001 0000000000000000 00", decodeBatchRequest},
+		{"entries of no bytes", "01 04 0000000000000007 0000000000000001 0000000000000001 0000000000000000 00000000 0000000000000001 00", decodeBatchRequest},
+		{"entries too large", "01 04 0000000000000007 0000000000000001 0000000000000001 0000000000000000 00040001 0000000000000001 00", decodeBatchRequest},
+		{"node operation 0", "01 00 00 00 00", decodeNodeRequest},
+		{"node operation 4", "01 04 00 00 00", decodeNodeRequest},
+		{"a long address", "01 01 00 8602" + strings.Repeat("61", 262) + "00", decodeNodeRequest},
+		{"node status 2", "01 02 00 01 00", decodeNodeAnswer},
+		{"nodes refused with no code", "01 03 00 00 00", decodeNodeAnswer},
 	} {
 		if got, err := c.decode(golden(t, c.bytes)); !errors.Is(err, kv.ErrMalformed) {
 			t.Errorf("%s is read as %+v, %v", c.name, got, err)
@@ -256,6 +344,36 @@ func TestAnswerWriterTakesBack(t *testing.T) {
 	}
 }
 
+// Items are bounded by the bytes there are, and a page of keys by its own.
+func TestStrangeItemsAreMalformed(t *testing.T) {
+	for _, b := range []string{"000000", "00000002 00", "ffffffff 00", "00000001 00 00"} {
+		items := ReadItems(&PartAnswer{Items: golden(t, b)})
+		for range items.Count() {
+			items.Next()
+		}
+		if err := items.Finish(); !errors.Is(err, kv.ErrMalformed) {
+			t.Errorf("items %q are read: %v", b, err)
+		}
+	}
+	for _, b := range []string{"", "00", "01 61 0000000000000001", "01 01 61 0000000000000001 00", "ffffff7f 01 61"} {
+		if keys, next, err := ReadKeys(&PartAnswer{Items: golden(t, b)}); !errors.Is(err, kv.ErrMalformed) {
+			t.Errorf("keys %q are read: %q, %d, %v", b, keys, next, err)
+		}
+	}
+	w := NewAnswer(nil, 1)
+	w.OpenPart(&PartAnswer{Shard: 1})
+	w.Keys([]string{"a", ""}, 258)
+	w.ClosePart()
+	if want := golden(t, "01 00 01 00000001 00 00 00 00 00 0000000c 02 01 61 00 0000000000000102"); !bytes.Equal(w.Bytes(), want) {
+		t.Errorf("a list is %x, want %x", w.Bytes(), want)
+	}
+	a, err := DecodeAnswer(w.Bytes())
+	must(t, err)
+	if keys, next, err := ReadKeys(&a.Parts[0]); err != nil || next != 258 || len(keys) != 2 || keys[0] != "a" {
+		t.Errorf("keys %q, next %d, %v", keys, next, err)
+	}
+}
+
 // allocated returns how many bytes f allocates.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
@@ -279,9 +397,9 @@ func TestHostileCountsAllocateLittle(t *testing.T) {
 		{"keys of a part", "01 0000000000000009 01 00 0000000000000007 01 00000001", "00", decodeRequest},
 		{"commands of a part", "01 0000000000000009 03 00 0000000000000007 01 00000001", "00", decodeRequest},
 		{"parts of an answer", "01 00", "00000001 00 00 00 00 00 00000000", decodeAnswer},
-		{"results of a part", "01 00 01 00000001 00 00 00 00", "02 00 00", decodeAnswer},
+		{"results of a part", "01 00 01 00000001 00 00 00 00", "02 00 00 0000000000000000 00", decodeAnswer},
 		{"keys of a batch", "01 01 0000000000000007", "00", decodeBatchRequest},
-		{"pairs of a batch", "01 03 0000000000000007", "00 00", decodeBatchRequest},
+		{"pairs of a batch", "01 03 0000000000000007 0000000000000001 0000000000000001 0000000000000000 00000001 0000000000000001", "00 00", decodeBatchRequest},
 	}
 	for _, h := range heads {
 		const little = 32 << 10 // an error's text and the test's own noise
@@ -312,12 +430,14 @@ func TestMessagesComeBack(t *testing.T) {
 	text, small := rapid.String(), rapid.SliceOfN(rapid.Byte(), 0, 20)
 	rapid.Check(t, func(t *rapid.T) {
 		q := &Request{
-			Epoch: rapid.Uint64().Draw(t, "epoch"), Op: Op(rapid.IntRange(1, 4).Draw(t, "op")),
+			Epoch: rapid.Uint64().Draw(t, "epoch"), Op: Op(rapid.IntRange(1, 7).Draw(t, "op")),
 			AnyReplica: rapid.Bool().Draw(t, "any replica"), Bucket: rapid.Uint64().Draw(t, "bucket"), Parts: []Part{},
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "parts") {
 			p := Part{Shard: sharding.Shard(rapid.Uint32().Draw(t, "shard"))}
-			if q.Op.reads() {
+			if q.Op == OpList {
+				p.Cursor, p.Max = rapid.Uint64().Draw(t, "cursor"), rapid.IntRange(1, maxItems).Draw(t, "max")
+			} else if q.Op.reads() {
 				p.Keys = rapid.SliceOfN(text, 1, 4).Draw(t, "keys")
 			} else {
 				p.Commands = rapid.SliceOfN(small, 0, 4).Draw(t, "commands")
