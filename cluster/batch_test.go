@@ -163,7 +163,7 @@ func bucketStory(t *testing.T, c *testCluster, cl *client.Client) {
 func rawRequests(t *testing.T, c *testCluster) {
 	n := c.nodes[0]
 	epoch := n.current.Load().Epoch
-	long := kv.AppendSet(nil, 1, []kv.Pair{{Key: strings.Repeat("k", 5<<10)}})
+	long := kv.AppendSet(nil, kv.Origin{}, 1, []kv.Pair{{Key: strings.Repeat("k", 5<<10)}})
 	for _, r := range []struct {
 		name string
 		q    coordinator.Request
@@ -173,11 +173,11 @@ func rawRequests(t *testing.T, c *testCluster) {
 		{"an old epoch", coordinator.Request{Epoch: epoch - 1, Op: coordinator.OpGet}, coordinator.StatusStaleMap, 0},
 		{"an epoch nobody has", coordinator.Request{Epoch: epoch + 1, Op: coordinator.OpGet}, coordinator.StatusRefused, kv.CodeUnavailable},
 		{"no such shard", coordinator.Request{Epoch: epoch, Op: coordinator.OpGet}, coordinator.StatusNotLeader, 0},
-		{"the meta group as a data shard", coordinator.Request{Epoch: epoch, Op: coordinator.OpSet, Parts: []coordinator.Part{{Shard: sharding.Meta, Commands: [][]byte{kv.AppendSet(nil, 1, nil)}}}}, coordinator.StatusNotLeader, 0},
+		{"the meta group as a data shard", coordinator.Request{Epoch: epoch, Op: coordinator.OpSet, Parts: []coordinator.Part{{Shard: sharding.Meta, Commands: [][]byte{kv.AppendSet(nil, kv.Origin{}, 1, nil)}}}}, coordinator.StatusNotLeader, 0},
 		{"a key over the limit", coordinator.Request{Epoch: epoch, Op: coordinator.OpSet, Parts: []coordinator.Part{{Shard: 1, Commands: [][]byte{long}}}}, coordinator.StatusRefused, kv.CodeTooLarge},
 		{"a read of a key over the limit", coordinator.Request{Epoch: epoch, Op: coordinator.OpGet, Parts: []coordinator.Part{{Shard: 1, Keys: []string{strings.Repeat("k", 5<<10)}}}}, coordinator.StatusRefused, kv.CodeTooLarge},
 		{"a leader's command", coordinator.Request{Epoch: epoch, Op: coordinator.OpSet, Parts: []coordinator.Part{{Shard: 1, Commands: [][]byte{kv.AppendLead(nil, 0, 1)}}}}, coordinator.StatusRefused, kv.CodeInvalid},
-		{"bucket 0", coordinator.Request{Epoch: epoch, Op: coordinator.OpDelete, Parts: []coordinator.Part{{Shard: 1, Commands: [][]byte{kv.AppendDelete(nil, 0, []string{"k"})}}}}, coordinator.StatusRefused, kv.CodeInvalid},
+		{"bucket 0", coordinator.Request{Epoch: epoch, Op: coordinator.OpDelete, Parts: []coordinator.Part{{Shard: 1, Commands: [][]byte{kv.AppendDelete(nil, kv.Origin{}, 0, []string{"k"})}}}}, coordinator.StatusRefused, kv.CodeInvalid},
 	} {
 		if r.q.Parts == nil {
 			r.q.Parts = []coordinator.Part{{Shard: 99, Keys: []string{"k"}}}

@@ -4,20 +4,20 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/hashicorp/raft"
 
 	"github.com/manykv/manykv/client"
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
 	"github.com/manykv/manykv/transport/pki"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // testCluster is n nodes of one cluster in this process, on loopback.
 type testCluster struct {
@@ -27,17 +27,24 @@ type testCluster struct {
 	nodes []*Node
 }
 
-// freePorts returns n UDP ports that were free a moment ago.
+// freePorts returns n UDP ports that were free a moment ago. They are below those
+// that the system gives out by itself, one of which a client could take while the
+// node is down.
 func freePorts(t testing.TB, n int) []int {
 	t.Helper()
-	ports := make([]int, n)
-	for i := range ports {
-		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	const lowest, count = 10_000, 20_000
+	var ports []int
+	for tries := 0; len(ports) < n; tries++ {
+		port := lowest + rand.IntN(count)
+		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
 		if err != nil {
-			t.Fatal(err)
+			if tries == count {
+				t.Fatal(err)
+			}
+			continue
 		}
 		defer c.Close()
-		ports[i] = c.LocalAddr().(*net.UDPAddr).Port
+		ports = append(ports, port)
 	}
 	return ports
 }
@@ -131,6 +138,13 @@ func (c *testCluster) clientConfig(nodes ...int) client.Config {
 	return cfg
 }
 
+// clientOf reaches a node at an address with this cluster's certificates.
+func (c *testCluster) clientOf(addr string) client.Config {
+	cfg := c.clientConfig()
+	cfg.Addrs = []string{addr}
+	return cfg
+}
+
 func (c *testCluster) client(cfg client.Config) *client.Client {
 	c.t.Helper()
 	cl, err := client.Open(c.t.Context(), cfg)
@@ -197,7 +211,7 @@ func expect(t *testing.T, who string, b *client.Bucket, pairs []kv.Pair) {
 }
 
 // eventually waits until ok, which says what is missing otherwise.
-func eventually(t *testing.T, within time.Duration, ok func() string) {
+func eventually(t testing.TB, within time.Duration, ok func() string) {
 	t.Helper()
 	deadline := time.NewTimer(within)
 	defer deadline.Stop()
@@ -214,4 +228,12 @@ func eventually(t *testing.T, within time.Duration, ok func() string) {
 			t.Fatalf("after %v: %s", within, missing)
 		}
 	}
+}
+
+// lone makes the replica of a group of its own, besides those of the map, that this
+// node founded alone.
+func (n *Node) lone(g *sharding.Group, m machine) *replica {
+	r := n.newReplica(g, m)
+	r.servers.Servers = []raft.Server{{ID: n.self, Address: raft.ServerAddress(n.self)}}
+	return r
 }

@@ -40,6 +40,13 @@ type Config struct {
 	Replicas int
 	// LogStore is what backs the log: "wal" (default) or "boltdb".
 	LogStore string
+	// JournalBytes is the size of the log of all shards at which the node takes
+	// snapshots and cuts it; 0: 512 MiB, at least 8 MiB.
+	JournalBytes int64
+	// RequestBytes bounds, each for itself, the bytes of requests being received
+	// or served, of writes under way and of answers being made; what does not fit
+	// is refused as busy. 0: 128 MiB.
+	RequestBytes int64
 	// Limits bound each request; see kv.Limits for the defaults.
 	Limits kv.Limits
 	// Logger hears what the node does; default: nothing is logged.
@@ -47,6 +54,21 @@ type Config struct {
 	// Version is shown in the status.
 	Version string
 }
+
+// The defaults and minimums of JournalBytes and RequestBytes.
+const (
+	// DefaultJournalBytes is some seconds of the heaviest load, and what a start
+	// reads at most, in a few seconds.
+	DefaultJournalBytes = 512 << 20
+	// MinJournalBytes is little, and good for tests: a shard that is written to
+	// takes a snapshot every few seconds.
+	MinJournalBytes = 8 << 20
+	// DefaultRequestBytes is four of the largest batches at once, or thousands of
+	// ordinary ones.
+	DefaultRequestBytes = 128 << 20
+	// MinRequestBytes still lets the smaller requests through.
+	MinRequestBytes = 1 << 20
+)
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Listen == "" {
@@ -57,6 +79,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.LogStore == "" {
 		c.LogStore = "wal"
+	}
+	if c.JournalBytes == 0 {
+		c.JournalBytes = DefaultJournalBytes
+	}
+	if c.RequestBytes == 0 {
+		c.RequestBytes = DefaultRequestBytes
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -94,6 +122,12 @@ func (c Config) validate() error {
 	}
 	if c.Shards < 0 || c.Shards > sharding.MaxShards {
 		return fmt.Errorf("shards is %d, want 0 (default) to %d", c.Shards, sharding.MaxShards)
+	}
+	if c.JournalBytes < MinJournalBytes {
+		return fmt.Errorf("journal bytes is %d, want at least %d", c.JournalBytes, MinJournalBytes)
+	}
+	if c.RequestBytes < MinRequestBytes {
+		return fmt.Errorf("request bytes is %d, want at least %d", c.RequestBytes, MinRequestBytes)
 	}
 	if c.LogStore != "wal" && c.LogStore != "boltdb" {
 		return fmt.Errorf("log store %q, want wal or boltdb", c.LogStore)

@@ -65,6 +65,19 @@ func openDataDir(path string, node sharding.NodeID) (*dataDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
+	lock, err := lockDataDir(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &dataDir{path: path, lock: lock}
+	if err := d.load(node); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return d, nil
+}
+
+// lockDataDir keeps other processes out of the directory until the file is closed.
+func lockDataDir(path string) (*os.File, error) {
 	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -73,11 +86,7 @@ func openDataDir(path string, node sharding.NodeID) (*dataDir, error) {
 		err = fmt.Errorf("data directory %s is in use by another process (%s is locked: %w)", path, lockFile, err)
 		return nil, errors.Join(err, lock.Close())
 	}
-	d := &dataDir{path: path, lock: lock}
-	if err := d.load(node); err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	return d, nil
+	return lock, nil
 }
 
 func (d *dataDir) close() error { return d.lock.Close() }

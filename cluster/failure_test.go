@@ -29,7 +29,12 @@ func (m brokenMachine) Apply(entries []fsm.Entry) []fsm.Result {
 }
 
 func (brokenMachine) Position() fsm.Position             { return fsm.Position{} }
+func (brokenMachine) Time() uint64                       { return 0 }
+func (brokenMachine) Stream() (*fsm.Stream, error)       { return nil, fsm.ErrClosed }
 func (brokenMachine) Wait(context.Context, uint64) error { return nil }
+func (brokenMachine) Hash(context.Context) (fsm.StateHash, error) {
+	return fsm.StateHash{}, fsm.ErrClosed
+}
 
 // A leader whose machine fails must neither fill the log with announcements nor
 // keep the replica from being closed.
@@ -41,7 +46,7 @@ func TestLeaderWithABrokenMachine(t *testing.T) {
 	n := c.nodes[0]
 	m := brokenMachine{make(chan struct{})}
 	g := sharding.Group{Shard: 80, Generation: 1, Replicas: []sharding.NodeID{"n1"}}
-	r := n.newReplica(&g, n.current.Load().Nodes, m)
+	r := n.lone(&g, m)
 	must(t, r.open())
 	<-m.asked
 	start := time.Now()

@@ -23,7 +23,7 @@ import (
 // and promises once. Only when all N have promised is the cluster founded: the
 // proposer writes that down, and the others learn it from any node that has. A
 // node that is of a cluster never promises, and an empty one that meets a
-// cluster it has not promised to found never joins it by itself.
+// cluster it has not promised to found never joins it by itself (join.go).
 
 // firstMap returns the map the meta group starts with; every node of a founding
 // computes the same.
@@ -56,20 +56,23 @@ func (n *Node) form(ctx context.Context) error {
 		return nil
 	}
 	n.cfg.Logger.Info("looking for other nodes", "expect", n.cfg.BootstrapExpect, "join", n.cfg.Join)
-	tick := time.NewTicker(formTick)
-	defer tick.Stop()
-	said := ""
+	said, saidAt := "", time.Time{}
 	for {
 		done, why, err := n.formOnce(ctx)
 		if done || err != nil {
+			n.wait("")
 			return err
 		}
-		if why != said {
-			n.cfg.Logger.Warn("not formed yet", "because", why)
-			said = why
+		if why != said || time.Since(saidAt) > remindEvery {
+			n.cfg.Logger.Warn("not of a cluster yet", "because", why)
+			said, saidAt = why, time.Now()
+		}
+		pause := formTick
+		if n.waiting.Load() != nil {
+			pause = joinTick
 		}
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -79,6 +82,7 @@ func (n *Node) form(ctx context.Context) error {
 // formOnce looks around once. why says what is missing.
 func (n *Node) formOnce(ctx context.Context) (done bool, why string, err error) {
 	met, refused := n.hellos(ctx)
+	reason := ""
 	for _, h := range met {
 		if h.Founded == nil {
 			continue
@@ -86,7 +90,15 @@ func (n *Node) formOnce(ctx context.Context) (done bool, why string, err error) 
 		if me, ok := h.Founded.node(n.name); ok && me.Storage == n.storage {
 			return true, "", n.found(h.Founded) // it could be founded only after this node's promise
 		}
-		return false, "", n.stranger(h)
+		done, why, err := n.join(ctx, h)
+		if done || err != nil {
+			return done, "", err
+		}
+		reason = why
+	}
+	n.wait(reason)
+	if reason != "" {
+		return false, reason, nil
 	}
 	if refused != nil {
 		return false, refused.Error(), nil
@@ -109,16 +121,6 @@ func (n *Node) formOnce(ctx context.Context) (done bool, why string, err error) 
 		return false, fmt.Sprintf("waiting for %s to found the cluster", nodes[0].ID), nil
 	}
 	return n.propose(ctx, nodes)
-}
-
-// stranger is the error of an empty node that met a cluster.
-func (n *Node) stranger(h hello) error {
-	f := h.Founded
-	if known, ok := f.node(n.name); ok && known.Storage != n.storage {
-		return fmt.Errorf("node %s is of cluster %s with another data directory (storage %016x, this one is %016x): "+
-			"a directory that lost its contents must not come back under the old name", n.name, clusterName(f.Cluster), known.Storage, n.storage)
-	}
-	return fmt.Errorf("cluster %s was founded without node %s (its nodes: %s)", clusterName(f.Cluster), n.name, f.names())
 }
 
 // hellos says hello to every address to join and returns the answers of other
@@ -266,13 +268,21 @@ func (n *Node) keepPromiseLocked(f *founding) error {
 func (n *Node) found(f *founding) error {
 	n.promising.Lock()
 	defer n.promising.Unlock()
+	if err := n.foundLocked(f); err != nil {
+		return err
+	}
+	n.cfg.Logger.Info("cluster founded", "cluster", clusterName(f.Cluster), "nodes", f.names())
+	return nil
+}
+
+func (n *Node) foundLocked(f *founding) error {
 	id := n.dir.id
 	id.Promise, id.Founded = f, true
 	if err := n.dir.save(id); err != nil {
 		return err
 	}
+	n.promise.Store(f)
 	n.founded.Store(f)
-	n.cfg.Logger.Info("cluster founded", "cluster", clusterName(f.Cluster), "nodes", f.names())
 	return nil
 }
 

@@ -15,7 +15,10 @@ import (
 type machine interface {
 	Apply(entries []fsm.Entry) []fsm.Result
 	Position() fsm.Position
+	Time() uint64
 	Wait(ctx context.Context, index uint64) error
+	Stream() (*fsm.Stream, error)
+	Hash(ctx context.Context) (fsm.StateHash, error)
 }
 
 // applier is a machine as raft wants it. It implements raft.BatchingFSM, not
@@ -23,7 +26,9 @@ type machine interface {
 // machine's position follows the commit index.
 type applier struct {
 	machine
-	applied func() // after each batch; may be nil
+	store     *fsm.Store
+	snapshots *snapshots
+	applied   func() // after each batch and restore; may be nil
 }
 
 // Apply is never called: raft prefers ApplyBatch.
@@ -33,7 +38,7 @@ func (a applier) Apply(l *raft.Log) any { return a.ApplyBatch([]*raft.Log{l})[0]
 func (a applier) ApplyBatch(logs []*raft.Log) []any {
 	entries := make([]fsm.Entry, len(logs))
 	for i, l := range logs {
-		entries[i] = fsm.Entry{Index: l.Index, Term: l.Term}
+		entries[i] = fsm.Entry{Index: l.Index, Term: l.Term, Time: readStamp(l.Extensions)}
 		if l.Type == raft.LogCommand {
 			entries[i].Command = l.Data
 		}
@@ -49,26 +54,15 @@ func (a applier) ApplyBatch(logs []*raft.Log) []any {
 	return responses
 }
 
-// errNoSnapshots is why raft never sees a snapshot: logs are kept whole.
-var errNoSnapshots = errors.New("logs are kept whole: no snapshots are taken")
+// Snapshot says what stands for the state as it is now.
+func (a applier) Snapshot() (raft.FSMSnapshot, error) { return flushed{a.store}, nil }
 
-// Snapshot refuses; raft's thresholds are set so that it never asks.
-func (a applier) Snapshot() (raft.FSMSnapshot, error) { return nil, errNoSnapshots }
-
-// Restore refuses: there is no snapshot to restore from.
-func (a applier) Restore(snapshot io.ReadCloser) error {
-	return errors.Join(errNoSnapshots, snapshot.Close())
-}
-
-// noSnapshots is the snapshot store of logs that are kept whole.
-type noSnapshots struct{}
-
-func (noSnapshots) Create(raft.SnapshotVersion, uint64, uint64, raft.Configuration, uint64, raft.Transport) (raft.SnapshotSink, error) {
-	return nil, errNoSnapshots
-}
-
-func (noSnapshots) List() ([]*raft.SnapshotMeta, error) { return nil, nil }
-
-func (noSnapshots) Open(string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	return nil, nil, errNoSnapshots
+// Restore replaces the state by the one that was staged. An error is fatal to
+// the node: raft would go on with a machine of which nobody knows what it holds.
+func (a applier) Restore(staged io.ReadCloser) error {
+	err := a.snapshots.restore()
+	if a.applied != nil {
+		a.applied()
+	}
+	return errors.Join(err, staged.Close())
 }

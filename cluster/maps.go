@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/manykv/manykv/coordinator"
@@ -98,4 +100,53 @@ func (n *Node) knownNodes() []sharding.NodeID {
 		ids[i] = nodes[i].ID
 	}
 	return ids
+}
+
+// leaderMap returns the map as it is now, if this node leads the meta group: a
+// confirmed read of the catalogue.
+func (n *Node) leaderMap(ctx context.Context) (*sharding.Map, error) {
+	meta := n.replica(sharding.Meta)
+	if meta == nil || !meta.leads() {
+		return nil, errNotLeader
+	}
+	index, err := n.confirm.begin(meta).wait(ctx)
+	if err == nil {
+		err = meta.machine.Wait(ctx, index)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m := n.catalog.Map(); m != nil {
+		return m, nil
+	}
+	return nil, errNotReady
+}
+
+// confirmedMap asks the leader of the meta group for the map as it is now.
+func (n *Node) confirmedMap(ctx context.Context) (*sharding.Map, error) {
+	v, err := n.toLeader(ctx, sharding.Meta, methodConfirmedMap, []byte{wireVersion})
+	if err != nil {
+		return nil, err
+	}
+	if v.what != verdictDone {
+		return nil, fmt.Errorf("the meta group: %s", v.text)
+	}
+	return sharding.DecodeMap([]byte(v.text))
+}
+
+// serveConfirmedMap answers it:
+//
+//	request: version u8
+func (n *Node) serveConfirmedMap(ctx context.Context, request []byte) (verdict, error) {
+	if err := versioned(request).Finish(); err != nil {
+		return verdict{}, err
+	}
+	m, err := n.leaderMap(ctx)
+	switch {
+	case errors.Is(err, errNotLeader):
+		return n.elsewhere(sharding.Meta), nil
+	case err != nil:
+		return verdict{what: verdictWait, text: err.Error()}, nil
+	}
+	return verdict{what: verdictDone, text: string(m.Append(nil))}, nil
 }

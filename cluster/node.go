@@ -44,15 +44,21 @@ type Node struct {
 	current  atomic.Pointer[sharding.Map]                // the newest map; nil until there is one
 	founded  atomic.Pointer[founding]                    // the cluster this node is of; nil until then
 	promise  atomic.Pointer[founding]                    // what it agreed to found; nil if nothing
+	waiting  atomic.Pointer[string]                      // why it takes no part in a cluster; nil if it does
 	stopping atomic.Bool
-	broken   atomic.Bool  // a write failed: see failDisk
-	proposed atomic.Int64 // bytes of writes under way, see maxProposed
+	broken   atomic.Bool // a write failed: see failDisk
+	proposed budget      // of writes under way
+	answered budget      // of answers being made
 
 	promising sync.Mutex    // one promise at a time; guards dir.id
 	newMap    chan struct{} // 1 slot: the map may be newer than what the control goroutine has seen
 	behind    chan struct{} // 1 slot: somebody knows of a newer map
 
-	led map[sharding.Shard]spreadState // only the control goroutine
+	led     map[sharding.Shard]spreadState // only the control goroutine
+	surplus bool                           // only the control goroutine: replicas may have to go
+
+	work    chan struct{} // 1 slot: the map may want a shard moved
+	deleted chan struct{} // 1 slot: a bucket was deleted
 
 	opened chan struct{} // closed when open has set all of the above: nothing is served before
 
@@ -72,15 +78,17 @@ func Open(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
-	n := &Node{cfg: cfg, newMap: make(chan struct{}, 1), behind: make(chan struct{}, 1), led: make(map[sharding.Shard]spreadState), opened: make(chan struct{})}
+	n := &Node{cfg: cfg, newMap: make(chan struct{}, 1), behind: make(chan struct{}, 1), led: make(map[sharding.Shard]spreadState), work: make(chan struct{}, 1), deleted: make(chan struct{}, 1), opened: make(chan struct{})}
 	n.ctx, n.stop = context.WithCancelCause(context.Background())
 	n.replicas.Store(&map[sharding.Shard]*replica{})
+	n.proposed.most, n.answered.most = cfg.RequestBytes, cfg.RequestBytes
 	if err := n.open(); err != nil {
 		n.stop(err)
 		return nil, fmt.Errorf("open node: %w", errors.Join(err, n.closeAll()))
 	}
 	close(n.opened)
 	n.control.Go(n.run)
+	n.control.Go(n.compact)
 	return n, nil
 }
 
@@ -130,7 +138,7 @@ func certIdentity(certFile, keyFile string) (transport.Identity, error) {
 
 func (n *Node) openStores() (err error) {
 	n.logs, err = raftlog.Open(raftlog.Config{
-		Dir: n.dir.path, Store: n.cfg.LogStore, Fatal: n.failDisk, Logger: n.cfg.Logger,
+		Dir: n.dir.path, Store: n.cfg.LogStore, JournalBytes: n.cfg.JournalBytes, Fatal: n.failDisk, Logger: n.cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -152,22 +160,25 @@ func (n *Node) openNetwork() (err error) {
 	if err != nil {
 		return err
 	}
-	n.confirm = newConfirmer(n.name, n.callConfirm)
+	n.confirm = newConfirmer(n.self, n.callConfirm)
 	n.coord, err = coordinator.New(coordinator.Config{
 		Self: n.name, Serve: n.serveParts, Call: n.call, FetchMap: n.fetchMap, Limits: n.cfg.Limits,
+		Reserve: n.answered.take, Release: n.answered.give,
 	})
 	if err != nil {
 		return err
 	}
-	n.net, err = raftnet.Open(raftnet.Config{Self: raft.ServerAddress(n.self), Sender: sender{n}, Logger: n.cfg.Logger})
+	n.net, err = raftnet.Open(raftnet.Config{
+		Self: raft.ServerAddress(n.self), Sender: sender{n}, DialBulk: sender{n}.DialBulk, Logger: n.cfg.Logger,
+	})
 	if err != nil {
 		return err
 	}
 	n.trans, err = transport.Open(transport.Config{
 		Listen: n.cfg.Listen,
 		CAFile: n.cfg.CAFile, CertFile: n.cfg.CertFile, KeyFile: n.cfg.KeyFile,
-		Accept: true, Handle: n.handle, Receive: n.net.Receive, Resolve: n.resolve,
-		ConnectWait: connectWait, GossipKey: key, ResetKey: n.dir.id.ResetKey, Logger: n.cfg.Logger,
+		Accept: true, Handle: n.handle, Receive: n.net.Receive, Bulk: n.net.ReceiveBulk, Resolve: n.resolve,
+		ConnectWait: connectWait, InflightBytes: n.cfg.RequestBytes, GossipKey: key, ResetKey: n.dir.id.ResetKey, Logger: n.cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -205,6 +216,10 @@ type sender struct{ n *Node }
 
 func (s sender) Send(to string, lane transport.Lane, msg []byte) error {
 	return s.n.trans.Send(to, lane, msg)
+}
+
+func (s sender) DialBulk(ctx context.Context, node string) (net.Conn, error) {
+	return s.n.trans.DialBulk(ctx, node)
 }
 
 // Addr returns the advertised address.
@@ -273,7 +288,7 @@ func (n *Node) handOverAll(ctx context.Context) {
 	defer done()
 	var all sync.WaitGroup
 	for _, r := range n.replicaSet() {
-		if !r.leads() || len(r.group.Replicas) == 1 {
+		if !r.leads() || len(r.voters()) == 1 {
 			continue
 		}
 		all.Go(func() {
@@ -285,13 +300,13 @@ func (n *Node) handOverAll(ctx context.Context) {
 	all.Wait()
 }
 
-// heir returns the server that should lead a shard after this node: one that is
-// alive, or "" to let raft choose.
+// heir returns the server that should lead a shard after this node: a voter that
+// is there, or "" to let raft choose.
 func (n *Node) heir(r *replica) raft.ServerID {
-	for _, s := range r.servers.Servers {
-		node, _ := raftnet.Node(s.Address)
-		if s.ID != n.self && n.gossip.alive(sharding.NodeID(node)) {
-			return s.ID
+	m := n.current.Load()
+	for _, id := range r.voters() {
+		if id != n.self && m != nil && n.isHere(m, id) {
+			return id
 		}
 	}
 	return ""

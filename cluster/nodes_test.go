@@ -179,6 +179,18 @@ func wantText(t *testing.T, got string, want ...string) {
 	}
 }
 
+// waits wants a node to wait, and to say why.
+func waits(t *testing.T, n *Node, reason ...string) {
+	t.Helper()
+	eventually(t, 10*time.Second, func() string {
+		if s := n.Status(); s.State != "waiting" {
+			return "the node is " + s.State
+		}
+		return ""
+	})
+	wantText(t, n.Status().Reason, reason...)
+}
+
 func TestNodesThatMayNotJoin(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, 3)
@@ -197,7 +209,12 @@ func TestNodesThatMayNotJoin(t *testing.T) {
 	t.Run("wiped directory under the old name", func(t *testing.T) {
 		c.stop(2)
 		must(t, os.Rename(c.cfgs[2].DataDir, c.cfgs[2].DataDir+".away"))
-		wantText(t, failure(t, c.cfgs[2]), "must not come back under the old name", "n3")
+		c.start(2)
+		waits(t, c.nodes[2], "refused", "must not come back under the old name", "n3")
+		if len(c.nodes[2].replicaSet()) > 0 || c.nodes[2].founded.Load() != nil {
+			t.Error("it takes part all the same")
+		}
+		c.stop(2)
 		must(t, os.RemoveAll(c.cfgs[2].DataDir))
 		must(t, os.Rename(c.cfgs[2].DataDir+".away", c.cfgs[2].DataDir))
 	})
@@ -214,7 +231,34 @@ func TestNodesThatMayNotJoin(t *testing.T) {
 		cfg := c.cfgs[0]
 		cfg.Name, cfg.DataDir, cfg.Listen = "n9", t.TempDir(), "127.0.0.1:0"
 		cfg.CertFile, cfg.KeyFile = filepath.Join(certs, "n9.crt"), filepath.Join(certs, "n9.key")
-		wantText(t, failure(t, cfg), "was founded without node n9", "n1, n2, n3")
+		n, err := Open(cfg)
+		must(t, err)
+		waits(t, n, "does not know node n9", "manykv node add "+n.Addr())
+		must(t, n.Close(t.Context()))
+	})
+	t.Run("a node of another cluster is not added", func(t *testing.T) {
+		other := newCluster(t, 1, func(_ int, cfg *Config) {
+			cfg.Join = nil
+			cfg.CAFile, cfg.GossipKeyFile = c.cfgs[0].CAFile, c.cfgs[0].GossipKeyFile
+			cfg.CertFile, cfg.KeyFile, cfg.Name = c.cfgs[2].CertFile, c.cfgs[2].KeyFile, "n3"
+		})
+		other.start(0)
+		bucket(t, other.client(c.clientOf(other.cfgs[0].Listen)), "files")
+		c.command(func(ctx context.Context, n *Node) error {
+			if err := n.addNode(ctx, other.cfgs[0].Listen); !errors.Is(err, kv.ErrInvalid) {
+				t.Errorf("a node of another cluster was added: %v", err)
+			}
+			if err := n.addNode(ctx, "127.0.0.1:9"); !errors.Is(err, kv.ErrInvalid) {
+				t.Errorf("a node that is not there was added: %v", err)
+			}
+			if err := n.removeNode(ctx, "n9", ""); !errors.Is(err, kv.ErrInvalid) {
+				t.Errorf("a node that is not of the cluster was removed: %v", err)
+			}
+			if err := n.replaceNode(ctx, "n9", c.cfgs[0].Listen); !errors.Is(err, kv.ErrInvalid) {
+				t.Errorf("a node that is not of the cluster was replaced: %v", err)
+			}
+			return nil
+		})
 	})
 	t.Run("another node's directory", func(t *testing.T) {
 		c.stop(2)
@@ -326,24 +370,24 @@ func TestLogAndVotesBelongTogether(t *testing.T) {
 	bucket(t, c.client(c.clientConfig()), "files")
 	n := c.nodes[0]
 	g := sharding.Group{Shard: 77, Generation: 1, Replicas: []sharding.NodeID{"n1"}}
-	nodes := n.current.Load().Nodes
 	fresh := func() *replica {
 		data, err := n.store.Data(g.Shard)
 		must(t, err)
-		return n.newReplica(&g, nodes, data)
+		return n.lone(&g, data)
 	}
 	r := fresh()
 	must(t, r.votes.SetUint64(currentTerm, 3))
-	if err := r.open(); err == nil || !strings.Contains(err.Error(), "the log is lost") {
-		t.Errorf("votes without a log: %v", err)
+	must(t, r.open())
+	if bad := r.bad.Load(); bad == nil || !strings.Contains((*bad).Error(), "the log is lost") {
+		t.Errorf("votes without a log: %v", bad)
 	}
 	g.Shard = 78
 	r = fresh()
-	must(t, r.prepareLog())
+	must(t, errors.Join(r.prepareTenure(), r.prepareLog()))
 	r = fresh()
 	must(t, r.logs.DeleteRange(1, 1)) // as if the term had been written and not the log
-	if err := r.prepareLog(); err == nil {
-		t.Error("a log that lost its only entry was taken")
+	if err := errors.Join(r.prepareTenure(), r.prepareLog()); !errors.Is(err, errQuarantined) {
+		t.Errorf("a log that lost its only entry: %v", err)
 	}
 	g.Shard = 79
 	r = fresh()
@@ -365,16 +409,19 @@ func TestBusy(t *testing.T) {
 	c := newCluster(t, 1, func(_ int, cfg *Config) { cfg.Join = nil })
 	c.start(0)
 	b := bucket(t, c.client(c.clientConfig()), "files")
-	c.nodes[0].proposed.Add(maxProposed)
+	all := c.nodes[0].proposed.most
+	if !c.nodes[0].proposed.take(all) {
+		t.Fatal("the budget is used already")
+	}
 	err := b.Set(t.Context(), "k", []byte("v"))
 	var batch *kv.BatchError
 	if !errors.Is(err, kv.ErrBusy) || !errors.As(err, &batch) || batch.Outcomes[0] != kv.OutcomeNotApplied {
 		t.Errorf("over the budget: %v", err)
 	}
-	c.nodes[0].proposed.Add(-maxProposed)
+	c.nodes[0].proposed.give(all)
 	must(t, b.Set(t.Context(), "k", []byte("v")))
 	eventually(t, 5*time.Second, func() string {
-		if left := c.nodes[0].proposed.Load(); left != 0 {
+		if left := c.nodes[0].proposed.used.Load(); left != 0 {
 			return fmt.Sprintf("%d bytes are never given back", left)
 		}
 		return ""
@@ -386,7 +433,7 @@ func TestClientsMayNotCallNodesMethods(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, func(_ int, cfg *Config) { cfg.Join = nil })
 	c.start(0)
-	for _, method := range []byte{methodHello, methodPromise, methodConfirm, methodReadIndex, methodNodeAddr} {
+	for _, method := range []byte{methodHello, methodPromise, methodConfirm, methodReadIndex, methodNodeAddr, methodReconfigure, methodProgress, methodDrop, methodConfirmedMap} {
 		id := c.nodes[0].trans.Self()
 		id.Role = "client"
 		if _, err := c.nodes[0].handle(t.Context(), id, method, nil); err == nil || !strings.Contains(err.Error(), "only nodes") {
@@ -394,7 +441,7 @@ func TestClientsMayNotCallNodesMethods(t *testing.T) {
 		}
 	}
 	id := c.nodes[0].trans.Self()
-	for _, method := range []byte{methodPromise, methodConfirm, methodReadIndex, methodNodeAddr, coordinator.MethodMap, coordinator.MethodParts, coordinator.MethodBatch, coordinator.MethodBuckets, coordinator.MethodCatalog, 200} {
+	for _, method := range []byte{methodPromise, methodConfirm, methodReadIndex, methodNodeAddr, methodReconfigure, methodProgress, methodDrop, methodConfirmedMap, coordinator.MethodNodes, coordinator.MethodMap, coordinator.MethodParts, coordinator.MethodBatch, coordinator.MethodBuckets, coordinator.MethodCatalog, 200} {
 		if _, err := c.nodes[0].handle(t.Context(), id, method, []byte{0xff}); err == nil {
 			t.Errorf("method %d took garbage", method)
 		}

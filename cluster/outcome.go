@@ -41,7 +41,12 @@ func appliedResult(response any) coordinator.Result {
 	case !ok:
 		return coordinator.Result{Outcome: kv.OutcomeUnknown, Code: kv.CodeUnknown, Detail: "the state machine gave no result"}
 	case result.Err == nil:
-		return coordinator.Result{Outcome: kv.OutcomeApplied}
+		return coordinator.Result{Outcome: kv.OutcomeApplied, Value: result.Value}
+	case errors.Is(result.Err, fsm.ErrForgotten):
+		// It was answered before, and nobody knows any more how.
+		return coordinator.Result{Outcome: kv.OutcomeUnknown, Forgotten: true, Code: kv.CodeUnknown, Detail: result.Err.Error()}
+	case errors.Is(result.Err, fsm.ErrOutOfOrder):
+		return coordinator.Result{Outcome: kv.OutcomeNotApplied, Code: kv.CodeUnavailable, Detail: result.Err.Error()}
 	case errors.Is(result.Err, fsm.ErrNotOwner):
 		return coordinator.Result{Outcome: kv.OutcomeNotApplied, Code: kv.CodeUnavailable, Detail: notOwner}
 	case kv.CodeOf(result.Err) == kv.CodeUnknown:
@@ -49,6 +54,6 @@ func appliedResult(response any) coordinator.Result {
 		// failed): the entry is committed, and the other replicas apply it.
 		return coordinator.Result{Outcome: kv.OutcomeUnknown, Code: kv.CodeUnknown, Detail: result.Err.Error()}
 	default:
-		return coordinator.Result{Outcome: kv.OutcomeNotApplied, Code: kv.CodeOf(result.Err), Detail: result.Err.Error()}
+		return coordinator.Result{Outcome: kv.OutcomeNotApplied, Code: kv.CodeOf(result.Err), Detail: result.Err.Error(), Value: result.Value}
 	}
 }

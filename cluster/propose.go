@@ -15,10 +15,6 @@ const (
 	// enqueueTimeout is how long a proposal waits for raft's queue before it is
 	// refused as not applied.
 	enqueueTimeout = time.Second
-	// maxProposed bounds the bytes given to raft and not answered yet, over all
-	// shards: entries stay in memory until they are committed, however short
-	// their callers' patience.
-	maxProposed = 256 << 20
 )
 
 // proposal is a list of commands given to raft.
@@ -29,7 +25,7 @@ type proposal struct {
 }
 
 // errBusy: too much is under way; nothing was proposed.
-var errBusy = fmt.Errorf("%w: %d MiB of writes are under way", kv.ErrBusy, maxProposed>>20)
+var errBusy = fmt.Errorf("%w: too many bytes of writes are under way on this node", kv.ErrBusy)
 
 // propose gives commands to raft in order, without waiting for any. It stops at
 // the end of ctx, or when raft's queue has been full for too long; commands after
@@ -40,8 +36,7 @@ func (r *replica) propose(ctx context.Context, commands [][]byte) (proposal, err
 	for _, c := range commands {
 		size += int64(len(c))
 	}
-	if r.proposed.Add(size) > maxProposed {
-		r.proposed.Add(-size)
+	if !r.proposed.take(size) {
 		return p, errBusy
 	}
 	r.pending.Add(1) // before the group is loaded: close waits for it
@@ -52,13 +47,13 @@ func (r *replica) propose(ctx context.Context, commands [][]byte) (proposal, err
 		if left <= 0 || ctx.Err() != nil || group.State() != raft.Leader {
 			break
 		}
-		futures = append(futures, group.Apply(commands[len(futures)], left))
+		futures = append(futures, group.ApplyLog(raft.Log{Data: commands[len(futures)], Extensions: r.stamp()}, left))
 	}
 	p.given = len(futures)
 	p.results = make(chan coordinator.Result, p.given)
 	go func() {
 		defer r.pending.Add(-1)
-		defer r.proposed.Add(-size)
+		defer r.proposed.give(size)
 		for _, f := range futures {
 			err := f.Error()
 			r.noteTransfer(err)

@@ -3,8 +3,11 @@ package cluster
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
@@ -14,7 +17,9 @@ import (
 // raft.VerifyLeader, which accepts acknowledgements of messages sent before the
 // read began and counts non-voters: a confirmation is closed to further reads
 // the moment the first message that asks for it is made, and only the answers
-// of voters to messages made from then on count.
+// of voters to messages made from then on count. A voter is a raft server, a node
+// with its data directory: while a lost directory is being replaced, a node's name
+// stands for two, and the new one must not answer for the old.
 //
 // Why it holds: a voter persists a higher term before it grants a vote in it.
 // One that answers "my term is t" after the read began had voted for nobody
@@ -49,14 +54,15 @@ type standing struct {
 type subject interface {
 	number() sharding.Shard
 	standing() standing
-	voters() []sharding.NodeID
+	voters() []raft.ServerID
 }
 
 // confirmation is a read index in the making, shared by the reads of one shard
 // that arrived before the first message for it was made.
 type confirmation struct {
-	r    subject
-	done chan struct{}
+	r      subject
+	voters []raft.ServerID // who is asked
+	done   chan struct{}
 
 	// Below: guarded by confirmer.mu until done is closed.
 	sealed bool // no further reads; term and index are set
@@ -87,9 +93,9 @@ type ask struct {
 // confirmer confirms reads for all shards this node leads: one message at a
 // time to each peer, for every shard and every waiting read.
 type confirmer struct {
-	self sharding.NodeID
+	self raft.ServerID
 	// call asks a peer; it answers each ask with yes or no.
-	call func(ctx context.Context, peer sharding.NodeID, asks []ask) ([]bool, error)
+	call func(ctx context.Context, peer raft.ServerID, asks []ask) ([]bool, error)
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -97,22 +103,22 @@ type confirmer struct {
 
 	mu    sync.Mutex
 	open  map[subject]*confirmation // not sealed yet
-	peers map[sharding.NodeID]*peer
+	peers map[raft.ServerID]*peer
 }
 
 // peer is the mailbox of one peer's goroutine.
 type peer struct {
-	id   sharding.NodeID
+	id   raft.ServerID
 	mail []*confirmation // guarded by confirmer.mu
 	kick chan struct{}   // 1 slot: there is mail
 }
 
-func newConfirmer(self sharding.NodeID, call func(context.Context, sharding.NodeID, []ask) ([]bool, error)) *confirmer {
+func newConfirmer(self raft.ServerID, call func(context.Context, raft.ServerID, []ask) ([]bool, error)) *confirmer {
 	ctx, stop := context.WithCancel(context.Background())
 	return &confirmer{
 		self: self, call: call, ctx: ctx, stop: stop,
 		open:  make(map[subject]*confirmation),
-		peers: make(map[sharding.NodeID]*peer),
+		peers: make(map[raft.ServerID]*peer),
 	}
 }
 
@@ -141,10 +147,11 @@ func (c *confirmer) begin(r subject) *confirmation {
 		c.end(k, errNotLeader)
 		return k
 	}
-	voters := r.voters()
-	k.need, k.left = len(voters)/2, 0 // with itself that is a majority
-	for _, id := range voters {
+	k.voters = r.voters()
+	k.need = len(k.voters)/2 + 1
+	for _, id := range k.voters {
 		if id == c.self {
+			k.need-- // its own vote is given when it is sealed
 			continue
 		}
 		p := c.peer(id)
@@ -155,18 +162,21 @@ func (c *confirmer) begin(r subject) *confirmation {
 		default: // it is already told
 		}
 	}
-	if k.need == 0 { // the only voter
+	switch {
+	case k.need > k.left: // nobody to ask: the configuration is not known
+		c.end(k, errUnconfirmed)
+	case k.need == 0: // the only voter
 		if c.seal(k) {
 			c.end(k, nil)
 		}
-		return k
+	default:
+		c.open[r] = k
 	}
-	c.open[r] = k
 	return k
 }
 
 // peer returns a peer's mailbox; the first use starts its goroutine.
-func (c *confirmer) peer(id sharding.NodeID) *peer {
+func (c *confirmer) peer(id raft.ServerID) *peer {
 	p := c.peers[id]
 	if p == nil {
 		p = &peer{id: id, kick: make(chan struct{}, 1)}
@@ -178,7 +188,8 @@ func (c *confirmer) peer(id sharding.NodeID) *peer {
 
 // seal closes a confirmation to further reads and takes the read index: after
 // every read in it arrived, before any message for it is made. This node's own
-// vote is that it leads in that term now.
+// vote is that it leads in that term now. The voters asked must still be those of
+// the newest configuration: a majority of older ones proves nothing.
 func (c *confirmer) seal(k *confirmation) bool {
 	k.sealed = true
 	delete(c.open, k.r)
@@ -188,6 +199,8 @@ func (c *confirmer) seal(k *confirmation) bool {
 		c.end(k, errNotLeader)
 	case at.leadTerm != at.term:
 		c.end(k, errNotReady)
+	case !slices.Equal(k.voters, k.r.voters()):
+		c.end(k, errUnconfirmed)
 	default:
 		k.term, k.index = at.term, at.commit
 		return true

@@ -8,25 +8,32 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/manykv/manykv/sharding"
 )
 
 // fakeShard is a replica as the confirmer sees it.
 type fakeShard struct {
 	shard sharding.Shard
-	nodes []sharding.NodeID
+	nodes []raft.ServerID
 	mu    sync.Mutex
 	at    standing
 }
 
-func (f *fakeShard) number() sharding.Shard    { return f.shard }
-func (f *fakeShard) voters() []sharding.NodeID { return f.nodes }
-func (f *fakeShard) standing() standing        { f.mu.Lock(); defer f.mu.Unlock(); return f.at }
-func (f *fakeShard) set(at standing)           { f.mu.Lock(); defer f.mu.Unlock(); f.at = at }
+func (f *fakeShard) number() sharding.Shard  { return f.shard }
+func (f *fakeShard) voters() []raft.ServerID { f.mu.Lock(); defer f.mu.Unlock(); return f.nodes }
+func (f *fakeShard) standing() standing      { f.mu.Lock(); defer f.mu.Unlock(); return f.at }
+func (f *fakeShard) set(at standing)         { f.mu.Lock(); defer f.mu.Unlock(); f.at = at }
+func (f *fakeShard) reconfigure(voters ...raft.ServerID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.nodes = voters
+}
 
 // message is one message to a peer that waits for the test's answer.
 type message struct {
-	peer   sharding.NodeID
+	peer   raft.ServerID
 	asks   []ask
 	answer chan []bool // closed: the peer does not answer
 }
@@ -34,7 +41,7 @@ type message struct {
 // post is a network whose messages the test answers by hand.
 type post chan message
 
-func (p post) call(ctx context.Context, peer sharding.NodeID, asks []ask) ([]bool, error) {
+func (p post) call(ctx context.Context, peer raft.ServerID, asks []ask) ([]bool, error) {
 	m := message{peer, asks, make(chan []bool, 1)}
 	select {
 	case p <- m:
@@ -53,9 +60,9 @@ func (p post) call(ctx context.Context, peer sharding.NodeID, asks []ask) ([]boo
 }
 
 // from takes the next message of each of the given peers, in any order.
-func (p post) from(t *testing.T, peers ...sharding.NodeID) map[sharding.NodeID]message {
+func (p post) from(t *testing.T, peers ...raft.ServerID) map[raft.ServerID]message {
 	t.Helper()
-	got := make(map[sharding.NodeID]message)
+	got := make(map[raft.ServerID]message)
 	for range peers {
 		m := <-p
 		got[m.peer] = m
@@ -69,7 +76,7 @@ func (p post) from(t *testing.T, peers ...sharding.NodeID) map[sharding.NodeID]m
 }
 
 func three(term, commit uint64) *fakeShard {
-	return &fakeShard{shard: 1, nodes: []sharding.NodeID{"a", "b", "c"}, at: standing{leading: true, term: term, leadTerm: term, commit: commit}}
+	return &fakeShard{shard: 1, nodes: []raft.ServerID{"a", "b", "c"}, at: standing{leading: true, term: term, leadTerm: term, commit: commit}}
 }
 
 // confirmerTest runs a story in a bubble of synthetic time.
@@ -212,7 +219,7 @@ func TestWhoMayNotConfirm(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			confirmerTest(t, func(t *testing.T, cf *confirmer, _ post) {
 				shard := three(4, 17)
-				shard.nodes = []sharding.NodeID{"a"}
+				shard.nodes = []raft.ServerID{"a"}
 				shard.at = c.at
 				if _, err := cf.begin(shard).wait(t.Context()); !errors.Is(err, c.want) {
 					t.Errorf("%v, want %v", err, c.want)
@@ -241,10 +248,50 @@ func TestDeposedBeforeTheMessage(t *testing.T) {
 	})
 }
 
+// The voters of a configuration that is not the newest any more say nothing about
+// elections under a later one.
+func TestReconfiguredBeforeTheMessage(t *testing.T) {
+	confirmerTest(t, func(t *testing.T, c *confirmer, p post) {
+		other := three(9, 1)
+		other.shard = 2
+		c.begin(other)
+		blocked := p.from(t, "b", "c")
+		shard := three(4, 17)
+		k := c.begin(shard)
+		shard.reconfigure("a", "c", "d")
+		for _, m := range blocked {
+			m.answer <- []bool{true}
+		}
+		if _, err := k.wait(t.Context()); !errors.Is(err, errUnconfirmed) {
+			t.Errorf("%v, want %v", err, errUnconfirmed)
+		}
+	})
+}
+
+// A leader that is no voter itself, because it is about to leave, needs a
+// majority of the others.
+func TestLeaderWithoutAVote(t *testing.T) {
+	confirmerTest(t, func(t *testing.T, c *confirmer, p post) {
+		shard := three(4, 17)
+		shard.reconfigure("b", "c")
+		k := c.begin(shard)
+		m := p.from(t, "b", "c")
+		m["b"].answer <- []bool{true}
+		synctest.Wait()
+		if ended(k) {
+			t.Fatal("one of two voters is no majority")
+		}
+		m["c"].answer <- []bool{true}
+		if _, err := k.wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestFiveVotersNeedTwoAnswers(t *testing.T) {
 	confirmerTest(t, func(t *testing.T, c *confirmer, p post) {
 		shard := three(4, 17)
-		shard.nodes = []sharding.NodeID{"a", "b", "c", "d", "e"}
+		shard.nodes = []raft.ServerID{"a", "b", "c", "d", "e"}
 		k := c.begin(shard)
 		m := p.from(t, "b", "c", "d", "e")
 		m["b"].answer <- []bool{true}
@@ -264,7 +311,7 @@ func TestFiveVotersNeedTwoAnswers(t *testing.T) {
 func TestSingleVoter(t *testing.T) {
 	confirmerTest(t, func(t *testing.T, c *confirmer, _ post) {
 		shard := three(4, 17)
-		shard.nodes = []sharding.NodeID{"a"}
+		shard.nodes = []raft.ServerID{"a"}
 		if index, err := c.begin(shard).wait(t.Context()); err != nil || index != 17 {
 			t.Errorf("%d, %v", index, err)
 		}

@@ -51,15 +51,16 @@ func (n *Node) serveReads(ctx context.Context, q *coordinator.Request) []byte {
 		near, done = context.WithTimeout(ctx, staleRead) // for all parts together
 		defer done()
 	}
-	w := coordinator.NewAnswer(nil, len(q.Parts))
+	p := page{AnswerWriter: coordinator.NewAnswer(nil, len(q.Parts)), budget: &n.answered}
+	defer p.end()
 	for i := range reads {
 		wait := ctx
 		if reads[i].follow {
 			wait = near
 		}
-		n.read(wait, &reads[i], q, w)
+		n.read(wait, &reads[i], q, &p)
 	}
-	return w.Bytes()
+	return p.Bytes()
 }
 
 func (rd *reading) refuse(a coordinator.PartAnswer) {
@@ -107,39 +108,112 @@ func (n *Node) askLeader(ctx context.Context, leader sharding.NodeID, reads []*r
 }
 
 // read waits until the replica has what the read must see, and answers it.
-func (n *Node) read(ctx context.Context, rd *reading, q *coordinator.Request, w *coordinator.AnswerWriter) {
+func (n *Node) read(ctx context.Context, rd *reading, q *coordinator.Request, p *page) {
 	if rd.answer == nil {
 		n.await(ctx, rd)
 	}
 	if rd.answer != nil {
-		w.Part(rd.answer)
+		p.Part(rd.answer)
 		return
 	}
-	before := w.Len()
-	w.OpenPart(&coordinator.PartAnswer{Shard: rd.part.Shard, Leader: rd.r.leader()})
+	before := p.Len()
+	p.OpenPart(&coordinator.PartAnswer{Shard: rd.part.Shard, Leader: rd.r.leader()})
+	err := p.fill(rd, q)
+	if err == nil {
+		p.ClosePart()
+		return
+	}
+	p.Truncate(before)
+	code := kv.CodeOf(err)
+	if code == kv.CodeUnknown {
+		code = kv.CodeUnavailable // of a read: it did not happen
+	}
+	p.Part(&coordinator.PartAnswer{Shard: rd.part.Shard, Status: coordinator.StatusRefused, Code: code, Detail: err.Error()})
+}
+
+const (
+	// pageBytes is how much one answer holds before what is left of its keys is to
+	// be asked for again: it bounds what a get-many of large values takes here.
+	pageBytes = 4 << 20
+	// pageStep is how much of the budget an answer takes at a time.
+	pageStep = 64 << 10
+)
+
+var (
+	// errPageFull ends the reading of a part of which some keys are answered.
+	errPageFull = errors.New("the answer is full")
+	errAnswers  = fmt.Errorf("%w: too many bytes of answers are being made on this node", kv.ErrBusy)
+)
+
+// page is an answer in the making that holds its bytes of the node's budget.
+type page struct {
+	*coordinator.AnswerWriter
+	budget *budget
+	held   int64
+	keys   int // answered so far, over all parts
+}
+
+// room says whether another value of n bytes fits; the first always does, unless
+// the budget is used up.
+func (p *page) room(n int) error {
+	if p.keys > 0 && p.Len()+n > pageBytes {
+		return errPageFull
+	}
+	if need := int64(p.Len() + n); need > p.held {
+		step := max(pageStep, need-p.held)
+		if !p.budget.take(step) {
+			if p.keys > 0 {
+				return errPageFull
+			}
+			return errAnswers
+		}
+		p.held += step
+	}
+	p.keys++
+	return nil
+}
+
+// end gives the budget back: the transport counts what it sends itself.
+func (p *page) end() { p.budget.give(p.held) }
+
+// fill reads a part's keys into its answer, as many as fit.
+func (p *page) fill(rd *reading, q *coordinator.Request) error {
+	if q.Op == coordinator.OpList {
+		return p.list(rd, q)
+	}
 	err := rd.r.data.Get(q.Bucket, rd.part.Keys, func(_ int, value []byte, version uint64, found bool) error {
+		if q.Op == coordinator.OpExists {
+			value = nil
+		}
+		if err := p.room(len(value)); err != nil {
+			return err
+		}
 		switch {
 		case !found:
-			w.Missing()
-		case q.Op == coordinator.OpExists:
-			w.Found(version, nil)
-		case w.Len()+len(value) > n.cfg.Limits.AnswerBytes:
-			return fmt.Errorf("%w: the answer is over %d bytes", kv.ErrTooLarge, n.cfg.Limits.AnswerBytes)
+			p.Missing()
 		default:
-			w.Found(version, value)
+			p.Found(version, value)
 		}
 		return nil
 	})
-	if err != nil {
-		w.Truncate(before)
-		code := kv.CodeOf(err)
-		if code == kv.CodeUnknown {
-			code = kv.CodeUnavailable // of a read: it did not happen
-		}
-		w.Part(&coordinator.PartAnswer{Shard: rd.part.Shard, Status: coordinator.StatusRefused, Code: code, Detail: err.Error()})
-		return
+	if errors.Is(err, errPageFull) {
+		return nil
 	}
-	w.ClosePart()
+	return err
+}
+
+// list reads a page of keys. It may take what a page can be, before it is known
+// what it is.
+func (p *page) list(rd *reading, q *coordinator.Request) error {
+	if !p.budget.take(pageBytes) {
+		return errAnswers
+	}
+	p.held += pageBytes
+	keys, next, err := rd.r.data.List(q.Bucket, rd.part.Cursor, min(rd.part.Max, coordinator.PageKeys), pageBytes)
+	if err == nil {
+		p.Keys(keys, next)
+	}
+	return err
 }
 
 // await waits for a leader's confirmation, then for the machine.

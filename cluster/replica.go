@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,96 +50,159 @@ const (
 // replica is this node's copy of one shard.
 type replica struct {
 	shard   sharding.Shard
-	group   sharding.Group // immutable
-	servers raft.Configuration
-	self    raft.ServerID
-	machine machine
-	data    *fsm.Data // the machine of a data shard; nil for the meta group
-	logs    *raftlog.Shard
-	votes   *raftlog.ShardVotes
-	net     *raftnet.Net
-	applied func()
-	logger  *slog.Logger
+	group   sharding.Group     // immutable
+	servers raft.Configuration // the group's first, if this server is of it; else empty
+	// founding says that an empty log gets the first configuration. Otherwise it
+	// waits for the leader to send one.
+	founding bool
+	self     raft.ServerID
+	machine  machine
+	data     *fsm.Data // the machine of a data shard; nil for the meta group
+	logs     *raftlog.Shard
+	votes    *raftlog.ShardVotes
+	net      *raftnet.Net
+	store    *fsm.Store
+	applied  func()
+	logger   *slog.Logger
 
-	raft    atomic.Pointer[raft.Raft] // replaced by restart
-	started time.Time
+	snapshots    *snapshots
+	snapshotting atomic.Bool // raft has been asked for one and has not answered
+	readIndex    func(ctx context.Context, leader sharding.NodeID, s sharding.Shard) (uint64, error)
+	newcomer     atomic.Bool                // see tenure.go
+	raft         atomic.Pointer[raft.Raft]  // replaced by restart; nil while closed or quarantined
+	clock        atomic.Pointer[shardClock] // of the last term led
+	bad          atomic.Pointer[error]      // why the replica is quarantined; nil if it is not
+	started      time.Time
 
-	proposed     *atomic.Int64 // bytes given to raft and not answered, over all replicas of the node
-	pending      atomic.Int64  // proposals under way
-	transferring atomic.Int64  // since when raft refuses for a transfer: nanoseconds after started, 0 = it does not
+	proposed     *budget      // bytes given to raft and not answered, over all replicas of the node
+	pending      atomic.Int64 // proposals under way
+	transferring atomic.Int64 // since when raft refuses for a transfer: nanoseconds after started, 0 = it does not
 
-	mu      sync.Mutex // guards the lifetime: open, restart, close
+	changing sync.Mutex     // one change of the configuration at a time; guards proven
+	proven   *provenServers // what is known to be committed; nil if nothing is
+
+	reloading sync.Mutex // raft's reloadable configuration is read and written as one
+	trailing  uint64     // guarded by reloading: entries to keep behind a snapshot
+
+	mu      sync.Mutex     // guards the lifetime: open, restart, close
+	trans   *raftnet.Group // of the current raft
 	stop    context.CancelFunc
-	leading sync.WaitGroup // the lead goroutine of the current raft
+	leading sync.WaitGroup // the goroutines of the current raft: lead, qualify
 }
 
-// open starts raft on the replica's log. A log without state is bootstrapped
-// with the group's founding configuration, the same on every replica.
+// open starts raft on the replica's log. A replica that lost something is
+// quarantined instead: it is there, says why, and takes no part in its group.
 func (r *replica) open() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	err := r.start()
+	if errors.Is(err, errQuarantined) {
+		r.bad.Store(&err)
+		r.logger.Error("the replica takes no part in its group", "error", err)
+		return nil
+	}
+	return err
+}
+
+// start opens raft; the caller holds mu.
+func (r *replica) start() error {
 	cfg := raft.DefaultConfig()
 	cfg.LocalID = r.self
-	cfg.HeartbeatTimeout = electionTimeout
-	cfg.ElectionTimeout = electionTimeout
 	cfg.LeaderLeaseTimeout = leaderLease
 	cfg.CommitTimeout = commitTimeout
 	cfg.MaxAppendEntries = maxAppendEntries
-	cfg.BatchApplyCh = true // the commands of one part reach the log in one write
-	cfg.SnapshotThreshold = math.MaxUint64
-	cfg.SnapshotInterval = 24 * time.Hour
+	cfg.BatchApplyCh = true                // the commands of one part reach the log in one write
+	cfg.SnapshotThreshold = math.MaxUint64 // see compact.go
+	cfg.SnapshotInterval = snapshotInterval
+	cfg.NoSnapshotRestoreOnStart = true // the state is in the store: prepareLog checks
+	cfg.ShutdownOnRemove = false        // the map decides what runs here
 	cfg.NoLegacyTelemetry = true
 	cfg.Logger = raftLogger(r.logger)
 
+	if err := r.prepareTenure(); err != nil {
+		return fmt.Errorf("shard %d: %w", r.shard, err)
+	}
+	cfg.HeartbeatTimeout, cfg.ElectionTimeout = r.patience(), r.patience()
 	if err := r.prepareLog(); err != nil {
 		return fmt.Errorf("shard %d: %w", r.shard, err)
 	}
-	snapshots, trans := noSnapshots{}, r.net.Group(uint32(r.shard))
-	group, err := raft.NewRaft(cfg, applier{r.machine, r.applied}, r.logs, r.votes, snapshots, trans)
+	trans := r.attach()
+	machine := applier{machine: r.machine, store: r.store, snapshots: r.snapshots, applied: r.applied}
+	group, err := raft.NewRaft(cfg, machine, replicaLog{r.logs, r.snapshots}, r.votes, r.snapshots, trans)
 	if err != nil {
 		return errors.Join(fmt.Errorf("shard %d: %w", r.shard, err), trans.Close())
 	}
 	r.transferring.Store(0)
+	r.trans = trans
 	r.raft.Store(group)
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	r.leading.Go(func() { r.lead(ctx, group) })
+	if r.newcomer.Load() {
+		r.leading.Go(func() { r.qualify(ctx, group, trans) })
+	}
 	return nil
 }
 
 // currentTerm is raft's key of the term in its stable store.
 var currentTerm = []byte("CurrentTerm")
 
-// prepareLog gives an empty log the group's founding configuration and refuses
-// one that lost entries: a voter without them could let others be overwritten.
+// isNotFound says whether a stable store has no such key: by the text, as raft
+// tells.
+func isNotFound(err error) bool { return err != nil && err.Error() == "not found" }
+
+// errQuarantined: the replica's log or state lost something that it must have. It
+// takes no part in its group: a voter without it could let others be overwritten.
+var errQuarantined = errors.New("quarantined")
+
+// prepareLog gives the empty log of a founding replica the group's first
+// configuration and refuses a log or state that lost something.
 //
 // raft.BootstrapCluster writes the term before the configuration, and a crash in
 // between leaves a replica that never elects anybody. Here the configuration
 // comes first, so that a term without a log can only mean that the log is gone.
 func (r *replica) prepareLog() error {
-	last, err := r.logs.LastIndex()
+	if err := r.snapshots.open(); err != nil {
+		return err
+	}
+	first, last, err := r.logBounds()
 	if err != nil {
 		return err
 	}
 	term, err := r.votes.GetUint64(currentTerm)
-	if err != nil && err.Error() != "not found" { // the text by which raft tells, too
+	if err != nil && !isNotFound(err) {
 		return err
 	}
+	covered, state := r.snapshots.covered()
 	switch applied := r.machine.Position().Index; {
-	case last < applied:
-		return fmt.Errorf("the log ends at entry %d, but the store has applied %d: the log lost entries; this node must not go on with it", last, applied)
-	case last == 0 && term > 0:
-		return fmt.Errorf("the log is empty, but this replica has voted in term %d: the log is lost; this node must not go on without it", term)
-	case last == 0:
+	case applied < covered:
+		return fmt.Errorf("%w: the snapshot is at entry %d, but the store has applied %d: the store lost its state", errQuarantined, covered, applied)
+	case max(last, state) < applied:
+		return fmt.Errorf("%w: the log ends at entry %d, but the store has applied %d: the log lost entries", errQuarantined, last, applied)
+	case last < covered && !r.snapshots.installed():
+		return fmt.Errorf("%w: the log ends at entry %d, the snapshot taken from it at %d: the log lost entries", errQuarantined, last, covered)
+	case last > covered && first > covered+1:
+		return fmt.Errorf("%w: the log begins at entry %d, but the snapshot ends at %d: the log lost entries", errQuarantined, first, covered)
+	case last == 0 && covered == 0 && term > 0 && r.founding:
+		return fmt.Errorf("%w: the log is empty, but this replica has voted in term %d: the log is lost", errQuarantined, term)
+	case last == 0 && covered == 0 && r.founding:
 		founding := &raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(r.servers)}
 		if err := r.logs.StoreLog(founding); err != nil {
 			return err
 		}
 	}
-	if term == 0 {
+	if term == 0 && r.founding {
 		return r.votes.SetUint64(currentTerm, 1)
 	}
 	return nil
+}
+
+func (r *replica) logBounds() (first, last uint64, err error) {
+	if first, err = r.logs.FirstIndex(); err != nil {
+		return 0, 0, err
+	}
+	last, err = r.logs.LastIndex()
+	return first, last, err
 }
 
 // close waits for proposals under way and shuts raft down.
@@ -155,7 +217,10 @@ func (r *replica) close() error {
 	r.drain()
 	r.stop()
 	r.leading.Wait()
-	if err := group.Shutdown().Error(); err != nil {
+	// First the calls under way end: raft waits for them, and for a snapshot that is
+	// being sent or received as long as that takes.
+	err := r.trans.Close()
+	if err := errors.Join(err, group.Shutdown().Error()); err != nil {
 		return fmt.Errorf("shard %d: shut down: %w", r.shard, err)
 	}
 	return nil
@@ -186,6 +251,7 @@ func (r *replica) lead(ctx context.Context, group *raft.Raft) {
 		r.logger.Info("leading", "term", group.CurrentTerm())
 		for group.State() == raft.Leader && !r.announced(group) {
 			if r.announce(ctx, group) == nil {
+				r.startClock()
 				continue
 			}
 			select {
@@ -203,7 +269,7 @@ func (r *replica) lead(ctx context.Context, group *raft.Raft) {
 func (r *replica) announce(ctx context.Context, group *raft.Raft) error {
 	command := kv.AppendLead(nil, r.group.Range.First, r.group.Range.Last)
 	r.pending.Add(1)
-	future := group.Apply(command, enqueueTimeout)
+	future := group.ApplyLog(raft.Log{Data: command, Extensions: r.stamp()}, enqueueTimeout)
 	done := make(chan error, 1)
 	go func() {
 		defer r.pending.Add(-1)
@@ -256,29 +322,11 @@ func (r *replica) leader() sharding.NodeID {
 		return ""
 	}
 	_, id := group.LeaderWithID()
-	node, _ := raftnet.Node(raft.ServerAddress(id))
-	return sharding.NodeID(node)
+	return nodeOf(id)
 }
 
-// voters returns the nodes that vote now.
-func (r *replica) voters() []sharding.NodeID {
-	group := r.raft.Load()
-	if group == nil {
-		return nil
-	}
-	future := group.GetConfiguration() // answers at once, from memory
-	if future.Error() != nil {
-		return nil
-	}
-	var nodes []sharding.NodeID
-	for _, s := range future.Configuration().Servers {
-		if node, ok := raftnet.Node(s.Address); ok && s.Suffrage == raft.Voter {
-			nodes = append(nodes, sharding.NodeID(node))
-		}
-	}
-	slices.Sort(nodes)
-	return nodes
-}
+// voters returns the servers that vote now.
+func (r *replica) voters() []raft.ServerID { return r.serversThat(raft.Voter) }
 
 // noteTransfer keeps the time since which raft refuses proposals for a
 // leadership transfer.
@@ -340,6 +388,10 @@ func (r *replica) status() coordinator.ShardStatus {
 		First: r.group.Range.First, LastSlot: r.group.Range.Last,
 		Applied: r.machine.Position().Index,
 	}
+	s.Snapshot, _ = r.snapshots.covered()
+	if bad := r.bad.Load(); bad != nil {
+		s.Role, s.Reason = "quarantined", (*bad).Error()
+	}
 	group := r.raft.Load()
 	if group == nil {
 		return s
@@ -352,7 +404,8 @@ func (r *replica) status() coordinator.ShardStatus {
 	case raft.Candidate:
 		s.Role = "candidate"
 	}
-	s.Leader, s.Term, s.Voters = r.leader(), group.CurrentTerm(), r.voters()
+	s.Leader, s.Term, s.Voters = r.leader(), group.CurrentTerm(), nodesOf(r.voters())
+	s.Nonvoters = nodesOf(r.serversThat(raft.Nonvoter))
 	s.Last, s.Commit = group.LastIndex(), group.CommitIndex()
 	return s
 }

@@ -46,6 +46,14 @@ func (n *Node) handle(ctx context.Context, from transport.Identity, method byte,
 		return n.serveReadIndex(ctx, request)
 	case methodNodeAddr:
 		return nil, n.serveNodeAddr(ctx, sharding.NodeID(from.Name), request)
+	case methodReconfigure:
+		return judged(n.serveReconfigure(ctx, request))
+	case methodProgress:
+		return n.serveProgress(request)
+	case methodDrop:
+		return judged(n.serveDrop(ctx, request))
+	case methodConfirmedMap:
+		return judged(n.serveConfirmedMap(ctx, request))
 	case coordinator.MethodMap:
 		return n.serveMap(request)
 	case coordinator.MethodParts:
@@ -60,8 +68,12 @@ func (n *Node) handle(ctx context.Context, from transport.Identity, method byte,
 		return n.serveBuckets(ctx, request)
 	case coordinator.MethodCatalog:
 		return n.coord.ServeBuckets(ctx, request)
+	case coordinator.MethodNodes:
+		return n.serveNodes(ctx, request)
 	case coordinator.MethodStatus:
 		return json.Marshal(n.Status())
+	case coordinator.MethodHash:
+		return n.serveHash(ctx, request)
 	default:
 		return nil, fmt.Errorf("no such method: %d", method)
 	}
@@ -107,7 +119,7 @@ func (n *Node) serveParts(ctx context.Context, request []byte) ([]byte, error) {
 		return refuseAll(q, nil, &coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeUnavailable, Detail: "node " + string(n.name) + " has no map that new"}), nil
 	case m.Epoch > q.Epoch:
 		return refuseAll(q, m, &coordinator.PartAnswer{Status: coordinator.StatusStaleMap}), nil
-	case q.Op == coordinator.OpGet || q.Op == coordinator.OpExists:
+	case q.Op == coordinator.OpGet, q.Op == coordinator.OpExists, q.Op == coordinator.OpList:
 		return n.serveReads(ctx, q), nil
 	default:
 		return n.serveWrites(ctx, q), nil
@@ -181,13 +193,9 @@ func (n *Node) noteWrite(a *coordinator.PartAnswer, r *replica, asked int) {
 
 // checkCommands checks what a client sent before it reaches the log.
 func (n *Node) checkCommands(op coordinator.Op, commands [][]byte) error {
-	want := kv.KindSet
-	if op == coordinator.OpDelete {
-		want = kv.KindDelete
-	}
 	for i, c := range commands {
 		w, err := n.cfg.Limits.CheckWrite(c)
-		if err == nil && (w.Kind != want || w.Bucket == 0) {
+		if err == nil && (!op.Carries(&w) || w.Bucket == 0) {
 			err = fmt.Errorf("%w: command kind %d on bucket %d in a request to %s", kv.ErrInvalid, w.Kind, w.Bucket, op)
 		}
 		if err != nil {
@@ -205,12 +213,19 @@ func (n *Node) serveBuckets(ctx context.Context, request []byte) ([]byte, error)
 	}
 	meta := n.replica(sharding.Meta)
 	if meta == nil || !meta.leads() {
-		return coordinator.BucketAnswer{Status: coordinator.StatusNotLeader, Leader: n.metaLeader()}.Append(nil), nil
+		return coordinator.BucketAnswer{Status: coordinator.StatusNotLeader, Leader: n.leaderOf(sharding.Meta)}.Append(nil), nil
 	}
 	var a coordinator.BucketAnswer
-	if q.Op == coordinator.BucketCreate {
+	switch q.Op {
+	case coordinator.BucketCreate:
 		a, err = n.createBucket(ctx, q.Name)
-	} else {
+	case coordinator.BucketDelete:
+		ctx, done := early(ctx)
+		defer done()
+		err = n.deleteBucket(ctx, meta, q.Name, q.ID)
+	case coordinator.ClientNew:
+		a.ID, err = n.decide(ctx, fsm.AppendNewClient(nil))
+	default:
 		a, err = n.readCatalogue(ctx, meta, q)
 	}
 	if errors.Is(err, errNotLeader) {
@@ -228,19 +243,8 @@ func (n *Node) createBucket(ctx context.Context, name string) (a coordinator.Buc
 	if err := kv.CheckBucketName(name); err != nil {
 		return a, err
 	}
-	p, err := n.replica(sharding.Meta).propose(ctx, [][]byte{fsm.AppendCreateBucket(nil, name)})
-	if err != nil {
-		return a, err
-	}
-	results := p.wait(ctx)
-	switch {
-	case len(results) == 0:
-		return a, errNotLeader
-	case results[0].Outcome == kv.OutcomeApplied:
-		return a, nil
-	default:
-		return a, results[0].Code.Err(results[0].Detail)
-	}
+	_, err = n.decide(ctx, fsm.AppendCreateBucket(nil, name))
+	return a, err
 }
 
 // readCatalogue reads the catalogue as of now: confirmed, like every read.
@@ -252,16 +256,28 @@ func (n *Node) readCatalogue(ctx context.Context, meta *replica, q coordinator.B
 	if err := meta.machine.Wait(ctx, index); err != nil {
 		return a, err
 	}
+	return n.lookUp(meta, q)
+}
+
+// lookUp reads the catalogue, unless it was dropped since a read of its replica was
+// confirmed: it is empty then without its buckets being gone. A replica leaves the
+// set before its rows go, and another one has its place when it comes back.
+func (n *Node) lookUp(meta *replica, q coordinator.BucketRequest) (a coordinator.BucketAnswer, err error) {
+	found := true
 	if q.Op == coordinator.BucketList {
 		a.Names, err = n.catalog.Buckets()
+	} else {
+		a.ID, found, err = n.catalog.Bucket(q.Name)
+	}
+	switch {
+	case err != nil:
 		return a, err
+	case n.replica(sharding.Meta) != meta:
+		return a, errNotLeader
+	case !found:
+		return a, fmt.Errorf("%w: no bucket %q", kv.ErrNoSuchStore, q.Name)
 	}
-	id, ok, err := n.catalog.Bucket(q.Name)
-	if err == nil && !ok {
-		err = fmt.Errorf("%w: no bucket %q", kv.ErrNoSuchStore, q.Name)
-	}
-	a.ID = id
-	return a, err
+	return a, nil
 }
 
 // serveNodeAddr records where another node is now.
@@ -279,11 +295,10 @@ func (n *Node) serveNodeAddr(ctx context.Context, from sharding.NodeID, request 
 
 // recordAddr writes a node's address into the catalogue, if this node leads it.
 func (n *Node) recordAddr(ctx context.Context, node sharding.Node) error {
-	results := n.proposeMeta(ctx, fsm.AppendNodeAddr(nil, node.ID, node.Storage, node.Addr))
-	if len(results) == 0 {
-		return errNotLeader
-	}
-	return results[0].Code.Err(results[0].Detail)
+	ctx, done := context.WithTimeout(ctx, decideTimeout)
+	defer done()
+	_, err := n.decide(ctx, fsm.AppendNodeAddr(nil, node.ID, node.Storage, node.Addr))
+	return err
 }
 
 // Status describes the node.
@@ -297,9 +312,13 @@ func (n *Node) Status() coordinator.NodeStatus {
 	if m := n.current.Load(); m != nil {
 		s.State, s.Epoch = "serving", m.Epoch
 	}
+	if why := n.waiting.Load(); why != nil {
+		s.State, s.Reason = "waiting", *why
+	}
 	if n.stopping.Load() {
 		s.State = "stopping"
 	}
+	n.sizes(&s)
 	if g := n.gossip; g != nil {
 		s.Members = g.members()
 	}

@@ -2,15 +2,12 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
 
-	"github.com/manykv/manykv/coordinator"
 	"github.com/manykv/manykv/sharding"
-	"github.com/manykv/manykv/transport/raftnet"
 )
 
 const (
@@ -51,13 +48,13 @@ func (n *Node) spread() {
 		case now.Sub(state.since) < settled || now.Before(state.next):
 			continue
 		}
-		want := m.Group(r.shard).Replicas[0]
-		if want == n.name || !n.gossip.alive(want) {
+		want, ok := shouldLead(m, r)
+		if !ok || want == n.self || !n.isHere(m, want) {
 			continue
 		}
 		state.next = now.Add(transferPause)
 		n.led[r.shard] = state
-		if err := n.transfer(r, m, want); err != nil {
+		if err := n.transfer(r, want); err != nil {
 			n.cfg.Logger.Info("leadership not transferred", "shard", r.shard, "to", want, "error", err)
 			continue
 		}
@@ -66,38 +63,24 @@ func (n *Node) spread() {
 	}
 }
 
-// transfer hands a shard to the node that should lead it.
-func (n *Node) transfer(r *replica, m *sharding.Map, to sharding.NodeID) error {
-	node, ok := m.Node(to)
-	if !ok {
-		return fmt.Errorf("node %s is not of the map", to)
+// shouldLead returns the server that should lead a shard: the map's first that
+// stays. false while that has no vote.
+func shouldLead(m *sharding.Map, r *replica) (raft.ServerID, bool) {
+	g := m.Group(r.shard)
+	for _, id := range g.Replicas {
+		if node, ok := m.Node(id); ok && id != g.Removing {
+			return serverOf(node), slices.Contains(r.voters(), serverOf(node))
+		}
 	}
+	return "", false
+}
+
+// transfer hands a shard to the server that should lead it.
+func (n *Node) transfer(r *replica, to raft.ServerID) error {
 	ctx, done := context.WithTimeout(n.ctx, handOverTimeout)
 	defer done()
 	if err := n.caughtUp(ctx, r, to); err != nil {
 		return err
 	}
-	return r.handOver(ctx, raft.ServerID(raftnet.Address(string(to), node.Storage)))
-}
-
-// caughtUp says why a node cannot take a shard over yet.
-func (n *Node) caughtUp(ctx context.Context, r *replica, to sharding.NodeID) error {
-	b, err := n.call(ctx, to, coordinator.MethodStatus, nil)
-	if err != nil {
-		return err
-	}
-	var s coordinator.NodeStatus
-	if err := json.Unmarshal(b, &s); err != nil {
-		return fmt.Errorf("status of node %s: %w", to, err)
-	}
-	for _, theirs := range s.Shards {
-		if theirs.Shard != r.shard {
-			continue
-		}
-		if ours := r.status().Last; theirs.Last+transferLag < ours {
-			return fmt.Errorf("node %s is %d entries behind", to, ours-theirs.Last)
-		}
-		return nil
-	}
-	return fmt.Errorf("node %s has no replica of shard %d yet", to, r.shard)
+	return r.handOver(ctx, to)
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 )
@@ -13,11 +15,15 @@ import (
 // Methods among nodes; coordinator has those that clients may use too. The
 // numbers are part of the protocol.
 const (
-	methodHello     byte = 64 // empty → hello
-	methodPromise   byte = 65 // founding → empty: promised, durably
-	methodConfirm   byte = 66 // asks → one flag each
-	methodReadIndex byte = 67 // shards → one index each
-	methodNodeAddr  byte = 68 // node, storage, address → empty: recorded
+	methodHello        byte = 64 // empty → hello
+	methodPromise      byte = 65 // founding → empty: promised, durably
+	methodConfirm      byte = 66 // asks → one flag each
+	methodReadIndex    byte = 67 // shards → one index each
+	methodNodeAddr     byte = 68 // node, storage, address → empty: recorded
+	methodReconfigure  byte = 69 // shard, epoch → verdict
+	methodProgress     byte = 70 // server, shard → how far its replica is
+	methodDrop         byte = 71 // shard, bucket → verdict
+	methodConfirmedMap byte = 72 // empty → verdict: the map
 )
 
 // wireVersion is the first byte of every message of this package.
@@ -92,11 +98,12 @@ func decodeFounding(b []byte) (*founding, error) {
 	return f, nil
 }
 
-// appendAsks encodes the asks of a confirming message:
+// appendAsks encodes a confirming message to a server:
 //
-//	version u8 · count varint · count × (shard u32 · term u64)
-func appendAsks(dst []byte, asks []ask) []byte {
+//	version u8 · server string · count varint · count × (shard u32 · term u64)
+func appendAsks(dst []byte, server raft.ServerID, asks []ask) []byte {
 	dst = append(dst, wireVersion)
+	dst = kv.AppendString(dst, string(server))
 	dst = binary.AppendUvarint(dst, uint64(len(asks)))
 	for _, a := range asks {
 		dst = binary.BigEndian.AppendUint32(dst, uint32(a.shard))
@@ -105,18 +112,19 @@ func appendAsks(dst []byte, asks []ask) []byte {
 	return dst
 }
 
-func decodeAsks(b []byte) ([]ask, error) {
+func decodeAsks(b []byte) (server raft.ServerID, asks []ask, err error) {
 	d := versioned(b)
-	asks := make([]ask, d.Count(12))
+	server = raft.ServerID(d.String())
+	asks = make([]ask, d.Count(12))
 	for i := range asks {
 		asks[i] = ask{sharding.Shard(d.U32()), d.U64()}
 	}
-	return asks, d.Finish()
+	return server, asks, d.Finish()
 }
 
 // callConfirm asks a peer whether it knows of later terms.
-func (n *Node) callConfirm(ctx context.Context, peer sharding.NodeID, asks []ask) ([]bool, error) {
-	b, err := n.call(ctx, peer, methodConfirm, appendAsks(nil, asks))
+func (n *Node) callConfirm(ctx context.Context, peer raft.ServerID, asks []ask) ([]bool, error) {
+	b, err := n.call(ctx, nodeOf(peer), methodConfirm, appendAsks(nil, peer, asks))
 	if err != nil {
 		return nil, err
 	}
@@ -128,16 +136,17 @@ func (n *Node) callConfirm(ctx context.Context, peer sharding.NodeID, asks []ask
 	return answers, d.Finish()
 }
 
-// serveConfirm answers for each shard whether this node's term is the one asked
-// about. A term that a voter has in memory is on its disk.
+// serveConfirm answers for each shard whether this server's term is the one asked
+// about. A term that a voter has in memory is on its disk. The server that had
+// this node's name before its directory was replaced has no answer any more.
 func (n *Node) serveConfirm(request []byte) ([]byte, error) {
-	asks, err := decodeAsks(request)
+	server, asks, err := decodeAsks(request)
 	if err != nil {
 		return nil, err
 	}
 	answer := append(make([]byte, 0, 1+len(asks)), wireVersion)
 	for _, a := range asks {
-		answer = kv.AppendBool(answer, n.termIs(a))
+		answer = kv.AppendBool(answer, server == n.self && n.termIs(a))
 	}
 	return answer, nil
 }
@@ -178,6 +187,15 @@ func (n *Node) callReadIndex(ctx context.Context, leader sharding.NodeID, shards
 		out[i] = readIndex{kv.Code(d.U8()), d.U64(), sharding.NodeID(d.String())}
 	}
 	return out, d.Finish()
+}
+
+// leaderIndex asks a leader how far a replica must be to have all there is.
+func (n *Node) leaderIndex(ctx context.Context, leader sharding.NodeID, s sharding.Shard) (uint64, error) {
+	indexes, err := n.callReadIndex(ctx, leader, []sharding.Shard{s})
+	if err != nil {
+		return 0, err
+	}
+	return indexes[0].index, indexes[0].code.Err("")
 }
 
 // serveReadIndex confirms reads for replicas of other nodes.

@@ -39,7 +39,11 @@ func TestGoldenBytes(t *testing.T) {
 		{"founding", twoNodes.append(nil), twoNodesBytes},
 		{"hello of an empty node", hello{Node: me, Expect: 3}.append(nil), "01" + "01" + "026e31" + "0000000000000001" + "03683a31" + "03" + "00"},
 		{"hello of a member", hello{Node: me, Founded: &twoNodes}.append(nil), "01" + "01" + "026e31" + "0000000000000001" + "03683a31" + "00" + "01" + twoNodesBytes},
-		{"asks", appendAsks(nil, []ask{{1, 2}, {0x10203, 4}}), "01" + "02" + "00000001" + "0000000000000002" + "00010203" + "0000000000000004"},
+		{"asks", appendAsks(nil, "n1@7", []ask{{1, 2}, {0x10203, 4}}), "01" + "046e314037" + "02" + "00000001" + "0000000000000002" + "00010203" + "0000000000000004"},
+		{"verdict", verdict{verdictStep, "so"}.append(nil), "01" + "01" + "02736f"},
+		{"order", appendOrder(nil, 3, 0x10203), "01" + "00000003" + "0000000000010203"},
+		{"who", appendWho(nil, "n1@7", 3), "01" + "046e314037" + "00000003"},
+		{"progress", progress{newcomer: true, commit: 0x102}.append(nil), "01" + "01" + "0000000000000102"},
 	} {
 		if got := hex.EncodeToString(c.got); got != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", c.name, got, c.want)
@@ -54,7 +58,11 @@ func FuzzWire(f *testing.F) {
 	}
 	f.Add(golden)
 	f.Add(hello{Node: twoNodes.Nodes[0], Founded: &twoNodes}.append(nil))
-	f.Add(appendAsks(nil, []ask{{1, 2}}))
+	f.Add(appendAsks(nil, "n1@0000000000000001", []ask{{1, 2}}))
+	f.Add(verdict{verdictWait, "why"}.append(nil))
+	f.Add(appendOrder(nil, 1, 2))
+	f.Add(appendWho(nil, "n1@0000000000000001", 1))
+	f.Add(progress{commit: 1}.append(nil))
 	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if got, err := decodeFounding(b); err == nil {
@@ -67,8 +75,22 @@ func FuzzWire(f *testing.F) {
 				t.Errorf("hello %+v became %+v, %v", h, again, err)
 			}
 		}
-		if asks, err := decodeAsks(b); err == nil && 12*len(asks) > len(b) {
+		if _, asks, err := decodeAsks(b); err == nil && 12*len(asks) > len(b) {
 			t.Errorf("%d asks of %d bytes", len(asks), len(b))
+		}
+		if v, err := decodeVerdict(b); err == nil {
+			if again, err := decodeVerdict(v.append(nil)); err != nil || again != v {
+				t.Errorf("verdict %+v became %+v, %v", v, again, err)
+			}
+		}
+		if s, number, err := decodeOrder(b); err == nil && !bytes.Equal(appendOrder(nil, s, number), b) {
+			t.Errorf("order %x is shard %d, %d", b, s, number)
+		}
+		if p, err := decodeProgress(b); err == nil && !bytes.Equal(p.append(nil), b) {
+			t.Errorf("progress %x is %+v", b, p)
+		}
+		if server, s, err := decodeWho(b); err == nil && len(server) > len(b) {
+			t.Errorf("%x asks %s for shard %d", b, server, s)
 		}
 		decodeIdentity(b) // must not panic
 	})
@@ -171,7 +193,7 @@ func TestConfigErrors(t *testing.T) {
 		{func(c *Config) { c.BootstrapExpect = 65 }, "0 to 64"},
 		{func(c *Config) { c.Shards = 257 }, "0 (default) to 256"},
 		{func(c *Config) { c.LogStore = "tape" }, "want wal or boltdb"},
-		{func(c *Config) { c.Limits.ValueBytes = 8 << 20 }, "value bytes"},
+		{func(c *Config) { c.Limits.ValueBytes = kv.MaxValueBytes + 1 }, "value bytes"},
 	} {
 		cfg := good
 		c.edit(&cfg)
