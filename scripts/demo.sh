@@ -104,6 +104,25 @@ left=$("$manykv" get-many "$bucket" - --config "$conf" <"$work/keys" | grep -vc 
 [ "$left" -eq 0 ] || fail "$left of $(wc -l <"$work/keys") deleted keys are still there"
 echo "none of them is left"
 
+heading "Count, and set a key only if nobody else has"
+for _ in 1 2 3; do "$manykv" incr "$bucket" visits 5 --config "$conf"; done
+version=$("$manykv" cas "$bucket" lock mine --absent --config "$conf")
+code=0
+"$manykv" cas "$bucket" lock yours --absent --config "$conf" || code=$?
+[ "$code" -eq 3 ] || fail "a second owner of the lock got exit code $code, want 3"
+"$manykv" cas "$bucket" lock "mine still" --version "$version" --config "$conf" >/dev/null
+
+heading "Export all of it, import it into another bucket, export that and compare"
+"$manykv" export "$bucket" "$work/first.ndjson" --config "$conf"
+"$manykv" import copy "$work/first.ndjson" --create --resume "$work/import-state" --config "$conf"
+"$manykv" export copy "$work/second.ndjson" --config "$conf"
+cmp <(sort "$work/first.ndjson") <(sort "$work/second.ndjson") || fail "the exports differ"
+[ "$("$manykv" keys copy --config "$conf" | wc -l)" -eq "$(wc -l <"$work/first.ndjson")" ] || fail "the listing has another number of keys"
+"$manykv" bucket delete copy --yes --config "$conf"
+
+heading "Do all replicas hold the same?"
+"$manykv" debug hash --online --config "$conf"
+
 heading "Stop"
 kill -TERM "$n3_pid" "$up_pid"
 wait "$n3_pid" || fail "n3 ended with an error"

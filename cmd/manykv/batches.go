@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 
 	"github.com/manykv/manykv/kv"
 )
@@ -159,20 +158,28 @@ type getter interface {
 	GetMany(ctx context.Context, keys []string) ([]*kv.Pair, error)
 }
 
-// getAll is GetMany, in halves if the answer would be too large.
-func getAll(ctx context.Context, from getter, keys []string) ([]*kv.Pair, error) {
+// getRuns is GetMany in as many calls as the size of the answers needs, in the
+// order of keys: only one of them is in memory.
+func getRuns(ctx context.Context, from getter, keys []string) iter.Seq2[[]*kv.Pair, error] {
+	return func(yield func([]*kv.Pair, error) bool) { yieldRuns(ctx, from, keys, yield) }
+}
+
+func yieldRuns(ctx context.Context, from getter, keys []string, yield func([]*kv.Pair, error) bool) (more bool) {
 	pairs, err := from.GetMany(ctx, keys)
 	if !errors.Is(err, kv.ErrTooLarge) || len(keys) < 2 {
-		return pairs, err
+		return yield(pairs, err) && err == nil
 	}
 	half := len(keys) / 2
-	first, err := getAll(ctx, from, keys[:half])
-	if err != nil {
-		return nil, err
+	return yieldRuns(ctx, from, keys[:half], yield) && yieldRuns(ctx, from, keys[half:], yield)
+}
+
+// getAll is GetMany, in halves if the answer would be too large.
+func getAll(ctx context.Context, from getter, keys []string) (all []*kv.Pair, err error) {
+	for pairs, err := range getRuns(ctx, from, keys) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, pairs...)
 	}
-	second, err := getAll(ctx, from, keys[half:])
-	if err != nil {
-		return nil, err
-	}
-	return slices.Concat(first, second), nil
+	return all, nil
 }

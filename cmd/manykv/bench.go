@@ -29,8 +29,9 @@ first and removed afterwards.
 Latencies are per call. Values are random bytes. delete-many also meets keys
 that are gone already, which cost it the same.
 
-What it writes stays in the nodes' logs, also after it was removed: logs are not
-truncated yet. Run it on a cluster that you can throw away.`
+What it writes takes room in the nodes' logs, also after it was removed, until
+they are cut (journal_bytes of 'manykv server'). Run it on a cluster that you can
+throw away.`
 
 // benchOptions are the flags of bench.
 type benchOptions struct {

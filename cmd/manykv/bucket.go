@@ -10,7 +10,7 @@ import (
 )
 
 func (p *program) bucketCommand() *cobra.Command {
-	return group("bucket", "Make and list buckets", p.bucketCreateCommand(), p.bucketListCommand())
+	return group("bucket", "Make, list and delete buckets", p.bucketCreateCommand(), p.bucketDeleteCommand(), p.bucketListCommand())
 }
 
 func (p *program) bucketCreateCommand() *cobra.Command {
@@ -69,5 +69,44 @@ func (p *program) bucketListCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON array")
+	return p.calls(cmd)
+}
+
+func (p *program) bucketDeleteCommand() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "delete NAME",
+		Short: "Delete a bucket and all keys in it",
+		Long: `Delete a bucket and all keys in it. There is no way back. Unless --yes is given,
+a terminal is asked for the bucket's name; without a terminal --yes is needed.
+
+The name is free at once; the keys are removed from the shards in the background,
+and take space until then. A bucket made later under this name is another one:
+clients that have the deleted one open fail, with "no such store", until they
+open it again.` + exitsHelp,
+		Args: asUsed,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			name := args[0]
+			if !yes {
+				if err := p.confirm(cmd.Context(), fmt.Sprintf("This deletes bucket %q and all keys in it.", name), name); err != nil {
+					return err
+				}
+			}
+			c, err := p.dial(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, c.Close()) }()
+			err = c.DeleteBucket(cmd.Context(), name)
+			if errors.Is(err, kv.ErrNoSuchStore) {
+				return hinted{err, "'manykv bucket list' lists the buckets"}
+			}
+			if err != nil {
+				return fmt.Errorf("delete bucket %q: %w", name, err)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return p.calls(cmd)
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,24 +26,37 @@ const (
 	mostParallel = 64
 )
 
-const importHelp = `Import every regular file below DIR: its path below DIR, with '/', is the key,
-its content the value. Files are sent in batches of at most 1,000 files and
-4 MiB. A batch that failed, even one whose outcome is unknown, is sent again a
-few times: the same content twice is harmless.
+const importHelp = `Import every regular file below a directory, SOURCE: its path below SOURCE, with
+'/', is the key, its content the value. If SOURCE is a file, it holds a pair a
+line, as 'manykv export' writes them; a line of at most %[3]d MiB:
 
-Files that cannot be values (larger than %d bytes, or a name that is not
-UTF-8 or longer than %d bytes) or cannot be read are reported and skipped; the
-exit code is 1 then. The limit is that of one log entry, 4 MiB, less room for
-the longest key and %d bytes for what else is in the entry. A cluster may be
-set to allow less (max_value_bytes of 'manykv server').
+  {"key":"k","value":"text"}
+  {"key":"k","value_base64":"AP8="}
+
+Batches of at most 1,000 keys and 4 MiB are sent, those of a file one after the
+other, so that the last occurrence of a key wins. A batch that failed, even one
+whose outcome is unknown, is sent again a few times: the same content twice is
+harmless.
+
+--resume notes in STATE-FILE, after each batch, how far the import is. The same
+command goes on from there after it failed or was killed, and removes STATE-FILE
+when all is imported. It refuses to go on if SOURCE, or the last file imported
+below it, has another size or time now, or the bucket is another one of that name.
+Other files below SOURCE that changed since they were imported are not imported
+again: --verify finds them.
+
+Files that cannot be values (larger than %[1]d bytes, or a name that is not
+UTF-8 or longer than %[2]d bytes) or cannot be read are reported and skipped; the
+exit code is 1 then. A line that is no pair ends the import. A cluster may be set
+to allow less (max_value_bytes of 'manykv server').
 
 --verify reads everything back afterwards through another node, and compares
-SHA-256 sums with the files.` + exitsHelp
+SHA-256 sums with the files of a directory.` + exitsHelp
 
 // importOptions are the flags of import.
 type importOptions struct {
 	create, verify, verifyOnly, json bool
-	verifyAddr                       string
+	verifyAddr, resume               string
 	parallel                         int
 }
 
@@ -48,23 +64,25 @@ func (p *program) importCommand() *cobra.Command {
 	var o importOptions
 	limits := kv.Limits{}.WithDefaults()
 	cmd := &cobra.Command{
-		Use:   "import BUCKET DIR",
-		Short: "Import the files of a directory, and compare them",
-		Long:  fmt.Sprintf(importHelp, limits.ValueBytes, limits.KeyBytes, kv.CommandOverhead),
+		Use:   "import BUCKET SOURCE",
+		Short: "Import the files of a directory, and compare them, or an exported file",
+		Long:  fmt.Sprintf(importHelp, limits.ValueBytes, limits.KeyBytes, maxLine>>20),
 		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.parallel < 1 || o.parallel > mostParallel {
-				return usagef("--parallel %d, want 1 to %d", o.parallel, mostParallel)
+			if err := o.check(); err != nil {
+				return err
 			}
-			if o.verifyAddr != "" {
-				if !o.verify && !o.verifyOnly {
-					return usagef("--verify-addr without --verify or --verify-only")
-				}
-				if err := checkAddr(o.verifyAddr); err != nil {
-					return usagef("--verify-addr %w", err)
-				}
+			info, err := os.Stat(args[1])
+			if err != nil {
+				return fmt.Errorf("what to import: %w", err)
 			}
-			return p.importTree(cmd.Context(), args[0], args[1], &o)
+			if !info.Mode().IsRegular() {
+				return p.importTree(cmd.Context(), args[0], args[1], &o)
+			}
+			if o.verify || o.verifyOnly || cmd.Flags().Changed("parallel") {
+				return usagef("--verify, --verify-only and --parallel are for a directory, %s is a file", args[1])
+			}
+			return p.importLines(cmd.Context(), args[0], args[1], &o)
 		},
 	}
 	f := cmd.Flags()
@@ -72,14 +90,33 @@ func (p *program) importCommand() *cobra.Command {
 	f.BoolVar(&o.verify, "verify", false, "then read everything back and compare it with the files")
 	f.BoolVar(&o.verifyOnly, "verify-only", false, "only read everything back and compare")
 	f.StringVar(&o.verifyAddr, "verify-addr", "", "`host:port` of the node to read back through (default another than the one used)")
-	f.IntVar(&o.parallel, "parallel", 4, "how many batches are in flight")
+	f.IntVar(&o.parallel, "parallel", 4, "how many batches of files are in flight")
+	f.StringVar(&o.resume, "resume", "", "`STATE-FILE` in which to note how far the import is, and from which to go on")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
 	return p.calls(cmd)
+}
+
+func (o *importOptions) check() error {
+	switch {
+	case o.parallel < 1 || o.parallel > mostParallel:
+		return usagef("--parallel %d, want 1 to %d", o.parallel, mostParallel)
+	case o.resume != "" && o.verifyOnly:
+		return usagef("--resume with --verify-only, which imports nothing")
+	case o.verifyAddr == "":
+		return nil
+	case !o.verify && !o.verifyOnly:
+		return usagef("--verify-addr without --verify or --verify-only")
+	}
+	if err := checkAddr(o.verifyAddr); err != nil {
+		return usagef("--verify-addr %w", err)
+	}
+	return nil
 }
 
 // importSummary is what is printed at the end.
 type importSummary struct {
 	Import *figures       `json:"import,omitempty"`
+	Lines  *pairFigures   `json:"lines,omitempty"`
 	Verify *verifyFigures `json:"verify,omitempty"`
 }
 
@@ -118,8 +155,17 @@ func (p *program) importTree(ctx context.Context, bucket, dir string, o *importO
 	return p.withBucket(ctx, bucket, o.create && !o.verifyOnly, func(c *client.Client, b *client.Bucket) error {
 		var sum importSummary
 		if !o.verifyOnly {
-			sum.Import, err = p.importFiles(ctx, t, b, o)
+			mark, err := openBookmark(o.resume, bucket, bucketID(b), dir)
 			if err != nil {
+				return err
+			}
+			if err := p.findFile(t, mark); err != nil {
+				return err
+			}
+			if sum.Import, err = p.importFiles(ctx, t, sender{b, c, p.conn.timeout}, mark, o); err != nil {
+				return mark.stopped(err)
+			}
+			if err := mark.finished(); err != nil {
 				return err
 			}
 		}
@@ -154,21 +200,48 @@ func skipped(files int) error {
 	return errors.New(count(files, "file was skipped", "files were skipped"))
 }
 
-// again is the same directory with nothing done.
+// again is the same directory with nothing done; verifying begins at its first
+// file, whatever was imported before.
 func (t *tree) again() *tree { return &tree{root: t.root, limits: t.limits} }
+
+// skippedSoFar is a copy of the remarks.
+func (t *tree) skippedSoFar() remarks {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return remarks{t.skipped.Count, slices.Clone(t.skipped.First)}
+}
 
 // setter is a bucket to write to.
 type setter interface {
 	SetMany(ctx context.Context, pairs []kv.Pair) error
 }
 
-func (p *program) importFiles(ctx context.Context, t *tree, to setter, o *importOptions) (*figures, error) {
+// findFile goes to where an earlier import stopped, if there was one.
+func (p *program) findFile(t *tree, mark *bookmark) error {
+	if !mark.begun() {
+		return nil
+	}
+	last := mark.state.File
+	info, err := t.root.Lstat(last)
+	if err != nil {
+		return fmt.Errorf("the last file imported: %w", err)
+	}
+	if err := mark.checkSame(last, info); err != nil {
+		return err
+	}
+	p.stderr.printf("going on after %q: %s imported before\n", last, count(mark.state.Keys, "file was", "files were"))
+	t.after, t.skipped = strings.Split(last, "/"), mark.state.Skipped
+	return nil
+}
+
+func (p *program) importFiles(ctx context.Context, t *tree, to setter, mark *bookmark, o *importOptions) (*figures, error) {
 	took, err := p.watch(ctx, "import", t, func(ctx context.Context) error {
-		return t.eachBatch(ctx, o.parallel, func(ctx context.Context, batch []file) error {
+		return t.eachBatch(ctx, o.parallel, func(ctx context.Context, n int, batch []file) error {
+			sent := int64(0)
 			// Again in batches: files may have grown since they were found.
 			for pairs, err := range batches(t.pairs(batch), pairSize) {
 				if err == nil {
-					err = insist(ctx, p.conn.timeout, func(ctx context.Context) error { return to.SetMany(ctx, pairs) })
+					err = to.SetMany(ctx, pairs)
 				}
 				if err != nil {
 					return fmt.Errorf("import: files %q to %q: %w", pairs[0].Key, pairs[len(pairs)-1].Key, err)
@@ -177,8 +250,14 @@ func (p *program) importFiles(ctx context.Context, t *tree, to setter, o *import
 					t.bytes.Add(int64(len(pair.Value)))
 				}
 				t.files.Add(int64(len(pairs)))
+				sent += int64(len(pairs))
 			}
-			return nil
+			last := batch[len(batch)-1]
+			return mark.reached(n, func(s *importState) {
+				s.File, s.Size, s.Modified = last.key, last.size, last.modified
+				s.Keys += sent
+				s.Skipped = t.skippedSoFar()
+			})
 		})
 	})
 	if err != nil {
@@ -231,7 +310,9 @@ func (p *program) watch(ctx context.Context, what string, t *tree, work func(con
 	go func() {
 		defer close(counted)
 		if p.terminal { // a second walk, so that the bar knows its end
-			total.Store(t.again().count(counting))
+			counted := t.again()
+			counted.after = t.after
+			total.Store(counted.count(counting))
 		}
 	}()
 	start := time.Now()

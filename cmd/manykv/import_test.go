@@ -39,6 +39,16 @@ func open(t *testing.T, dir string) *tree {
 
 var fourAtOnce = &importOptions{parallel: 4}
 
+// unnoted is an import that nobody will go on with.
+func unnoted(t *testing.T) *bookmark {
+	t.Helper()
+	mark, err := openBookmark("", "files", "1-1", ".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mark
+}
+
 func TestEveryFileBecomesAKeyAndIsComparedWithIt(t *testing.T) {
 	dir := t.TempDir()
 	want := map[string]string{"empty": "", "deep/er/file": "content", "ü\n": "\x00\xff"}
@@ -55,7 +65,7 @@ func TestEveryFileBecomesAKeyAndIsComparedWithIt(t *testing.T) {
 	p, stdout, stderr := newProgram("")
 	p.terminal = true // draws a bar, whose end is counted
 	tr := open(t, dir)
-	sum, err := p.importFiles(t.Context(), tr, m, fourAtOnce)
+	sum, err := p.importFiles(t.Context(), tr, m, unnoted(t), fourAtOnce)
 	if err != nil || sum.Files != int64(len(want)) || sum.Skipped.Count != 0 {
 		t.Fatalf("got %+v, %v, want %d files", sum, err, len(want))
 	}
@@ -95,7 +105,7 @@ func TestFilesThatCannotBeValuesAreSkippedAndNamed(t *testing.T) {
 	}
 	m := newMemory()
 	p, _, stderr := newProgram("")
-	sum, err := p.importFiles(t.Context(), open(t, dir), m, fourAtOnce)
+	sum, err := p.importFiles(t.Context(), open(t, dir), m, unnoted(t), fourAtOnce)
 	if err != nil || sum.Files != 2 || sum.Skipped.Count != skipped {
 		t.Fatalf("got %+v, %v, want 2 files and %d skipped", sum, err, skipped)
 	}
@@ -127,10 +137,10 @@ func TestAFileIsReadAsItIsNow(t *testing.T) {
 		want int
 		ok   bool
 	}{
-		{file{"grown", 3}, 5000, true},
-		{file{"shrunk", 3000}, 1, true},
-		{file{"too-large", 3}, 0, false},
-		{file{"gone", 3}, 0, false},
+		{file{key: "grown", size: 3}, 5000, true},
+		{file{key: "shrunk", size: 3000}, 1, true},
+		{file{key: "too-large", size: 3}, 0, false},
+		{file{key: "gone", size: 3}, 0, false},
 	} {
 		if content, ok := tr.read(c.file); ok != c.ok || len(content) != c.want {
 			t.Errorf("%s: got %d bytes, %t, want %d, %t", c.file.key, len(content), ok, c.want, c.ok)
@@ -230,7 +240,7 @@ func TestAnImportThatFailsStopsAndNamesTheFiles(t *testing.T) {
 	m := newMemory()
 	m.before = func(int, int) error { return kv.ErrAccessDenied }
 	p, _, _ := newProgram("")
-	_, err := p.importFiles(t.Context(), open(t, dir), m, fourAtOnce)
+	_, err := p.importFiles(t.Context(), open(t, dir), m, unnoted(t), fourAtOnce)
 	if !errors.Is(err, kv.ErrAccessDenied) || !strings.Contains(err.Error(), `files "large`) {
 		t.Errorf("got %v, want %v and the files", err, kv.ErrAccessDenied)
 	}
@@ -246,7 +256,7 @@ func TestAnImportEndsWithTheProgram(t *testing.T) {
 	interrupted := errors.New("interrupted")
 	stop(interrupted)
 	p, _, _ := newProgram("")
-	if _, err := p.importFiles(ctx, open(t, dir), newMemory(), fourAtOnce); !errors.Is(err, interrupted) {
+	if _, err := p.importFiles(ctx, open(t, dir), newMemory(), unnoted(t), fourAtOnce); !errors.Is(err, interrupted) {
 		t.Errorf("got %v, want %v", err, interrupted)
 	}
 }

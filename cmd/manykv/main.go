@@ -12,12 +12,15 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	drawn := isatty.IsTerminal(os.Stderr.Fd())
 	p := program{
 		stdin:     os.Stdin,
 		stdout:    &printer{w: os.Stdout},
 		stderr:    &printer{w: os.Stderr},
 		lookupEnv: os.LookupEnv,
-		terminal:  isatty.IsTerminal(os.Stderr.Fd()),
+		terminal:  drawn,
+		screen:    isatty.IsTerminal(os.Stdout.Fd()),
+		asking:    drawn && isatty.IsTerminal(os.Stdin.Fd()),
 	}
 	os.Exit(p.run(ctx, os.Args[1:]))
 }

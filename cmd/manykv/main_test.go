@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
 )
 
 // beProgram in the environment makes this test binary the program: the tests
@@ -123,6 +125,32 @@ func (m *memory) DeleteMany(_ context.Context, keys []string) error {
 		delete(m.values, key)
 	}
 	return nil
+}
+
+// memoryPage is how many keys memory lists at once.
+const memoryPage = 10
+
+// hashOf is the order in which memory lists.
+func hashOf(key string) uint64 { return sharding.HashString(1, key) }
+
+// ListKeys lists in the order of hashes, which do not collide here.
+func (m *memory) ListKeys(_ context.Context, cursor uint64) (keys []string, next uint64, err error) {
+	if err := m.call(0); err != nil {
+		return nil, 0, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key := range m.values {
+		if hashOf(key) >= cursor {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, func(a, b string) int { return cmp.Compare(hashOf(a), hashOf(b)) })
+	if len(keys) > memoryPage {
+		keys = keys[:memoryPage]
+		next = hashOf(keys[memoryPage-1]) + 1
+	}
+	return keys, next, nil
 }
 
 // brokenPipe is an output that nobody reads.

@@ -21,9 +21,10 @@ const getManyHelp = `Print the values of many keys, one line of JSON for each, i
   null                                  no value
 
 The output always is such lines (NDJSON). The one argument "-" means keys from
-standard input, one a line. There may be any number of them: they are asked for
-in calls of at most 1,000 keys, one after the other, and the values of each call
-are printed as they come.` + exitsHelp
+standard input, one a line; a line that begins with '"' is a JSON string, as
+'manykv keys' prints keys with line breaks. There may be any number of them:
+they are asked for in calls of at most 1,000 keys, one after the other, and the
+values of each call are printed as they come.` + exitsHelp
 
 func (p *program) getManyCommand() *cobra.Command {
 	return p.calls(&cobra.Command{
@@ -47,21 +48,22 @@ func (p *program) printMany(ctx context.Context, from getter, keys iter.Seq2[str
 		if err != nil {
 			return err
 		}
-		pairs, err := getAll(ctx, from, batch)
-		if err != nil {
-			return err
-		}
-		for _, pair := range pairs {
-			var line any // null
-			if pair != nil {
-				line = recordOf(pair)
-			}
-			if err := out.json(line); err != nil {
+		for pairs, err := range getRuns(ctx, from, batch) {
+			if err != nil {
 				return err
 			}
-		}
-		if err := buffered.Flush(); err != nil {
-			return err
+			for _, pair := range pairs {
+				var line any // null
+				if pair != nil {
+					line = recordOf(pair)
+				}
+				if err := out.json(line); err != nil {
+					return err
+				}
+			}
+			if err := buffered.Flush(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -132,9 +134,9 @@ func (p *program) deleteManyCommand() *cobra.Command {
 		Use:   "delete-many BUCKET KEY...",
 		Short: "Delete many keys; missing ones are skipped",
 		Long: `Delete many keys; missing ones are skipped, and how many there were is not
-known. The one argument "-" means keys from standard input, one a line. There
-may be any number of them: they are sent in calls of at most 1,000 keys, one
-after the other, until one fails.` + exitsHelp,
+known. The one argument "-" means keys from standard input, one a line; a line
+that begins with '"' is a JSON string. There may be any number of them: they
+are sent in calls of at most 1,000 keys, one after the other, until one fails.` + exitsHelp,
 		Args: asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.withBucket(cmd.Context(), args[0], false, func(_ *client.Client, b *client.Bucket) error {

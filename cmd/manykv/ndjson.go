@@ -10,14 +10,15 @@ import (
 	"io"
 	"iter"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/manykv/manykv/kv"
 )
 
-// maxLine bounds a line of input. The largest value is 4 MiB, and JSON may
+// maxLine bounds a line of input. The largest value is 8 MiB, and JSON may
 // spell a byte with six.
-const maxLine = 32 << 20
+const maxLine = 64 << 20
 
 // record is a pair as a line of JSON. A value that is not UTF-8 travels as
 // base64, because JSON has no bytes.
@@ -104,13 +105,19 @@ func recordOf(p *kv.Pair) record {
 	return record{Key: &p.Key, Base64: new(base64.StdEncoding.EncodeToString(p.Value))}
 }
 
-// readPairs reads one record a line; empty lines are skipped. It ends with the
-// first error.
-func readPairs(r io.Reader) iter.Seq2[kv.Pair, error] {
-	return func(yield func(kv.Pair, error) bool) {
-		for line, err := range readLines(r) {
+// input is a pair and where it was read.
+type input struct {
+	kv.Pair
+	place
+}
+
+// readInput reads one record a line, from the place after another on; empty
+// lines are skipped. It ends with the first error.
+func readInput(r io.Reader, after place) iter.Seq2[input, error] {
+	return func(yield func(input, error) bool) {
+		for line, err := range readLines(r, after) {
 			if err != nil {
-				yield(kv.Pair{}, err)
+				yield(input{}, err)
 				return
 			}
 			if len(bytes.TrimSpace(line.text)) == 0 {
@@ -118,40 +125,101 @@ func readPairs(r io.Reader) iter.Seq2[kv.Pair, error] {
 			}
 			pair, err := parseRecord(line.text)
 			if err != nil {
-				yield(kv.Pair{}, fmt.Errorf("line %d: %w", line.number, err))
+				yield(input{}, fmt.Errorf("line %d: %w", line.Line, err))
 				return
 			}
-			if !yield(pair, nil) {
+			if !yield(input{pair, line.place}, nil) {
 				return
 			}
 		}
 	}
+}
+
+// readPairs are the pairs of an input.
+func readPairs(r io.Reader) iter.Seq2[kv.Pair, error] {
+	return func(yield func(kv.Pair, error) bool) {
+		for in, err := range readInput(r, place{}) {
+			if !yield(in.Pair, err) {
+				return
+			}
+		}
+	}
+}
+
+// keyLine is a key as a line of text that readKeys reads: as it is, or, if that
+// would not be one line, or would look like it, as a JSON string.
+func keyLine(key string) (string, error) {
+	odd := strings.HasPrefix(key, `"`) || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' })
+	if !odd {
+		return key, nil
+	}
+	return jsonString(key)
+}
+
+// jsonString is text as a JSON string.
+func jsonString(text string) (string, error) {
+	var b strings.Builder
+	err := (&printer{w: &b}).json(text)
+	return strings.TrimSuffix(b.String(), "\n"), err
+}
+
+// parseKey reads a line of keyLine.
+func parseKey(line []byte) (key string, err error) {
+	if !bytes.HasPrefix(line, []byte(`"`)) {
+		return string(line), nil
+	}
+	if !utf8.Valid(line) || loneSurrogate(line) {
+		return "", errors.New("the JSON string is not valid Unicode")
+	}
+	if err := json.Unmarshal(line, &key); err != nil {
+		return "", fmt.Errorf("a line that begins with '\"' must be a JSON string: %w", err)
+	}
+	return key, nil
 }
 
 // readKeys reads one key a line. An empty line is the empty key, which is a
 // key like any other.
 func readKeys(r io.Reader) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		for line, err := range readLines(r) {
-			if !yield(string(line.text), err) || err != nil {
+		for line, err := range readLines(r, place{}) {
+			key := ""
+			if err == nil {
+				if key, err = parseKey(line.text); err != nil {
+					err = fmt.Errorf("line %d: %w", line.Line, err)
+				}
+			}
+			if !yield(key, err) || err != nil {
 				return
 			}
 		}
 	}
 }
 
-type line struct {
-	number int
-	text   []byte // until the next line
+// place is where a line of an input ends.
+type place struct {
+	Line   int   `json:"line"`   // its number, from 1
+	Offset int64 `json:"offset"` // bytes up to its end
 }
 
-func readLines(r io.Reader) iter.Seq2[line, error] {
+type line struct {
+	place
+	text []byte // until the next line
+}
+
+// readLines reads what comes after a place of an input.
+func readLines(r io.Reader, at place) iter.Seq2[line, error] {
 	return func(yield func(line, error) bool) {
 		s := bufio.NewScanner(r)
 		s.Buffer(nil, maxLine) // grows with what arrives
-		n := 1
+		s.Split(func(data []byte, atEOF bool) (int, []byte, error) {
+			advance, token, err := bufio.ScanLines(data, atEOF)
+			at.Offset += int64(advance)
+			return advance, token, err
+		})
+		n := at.Line + 1
 		for ; s.Scan(); n++ {
-			if !yield(line{n, s.Bytes()}, nil) {
+			at.Line = n
+			if !yield(line{at, s.Bytes()}, nil) {
 				return
 			}
 		}

@@ -13,8 +13,9 @@ import (
 
 // What a script sees.
 const (
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed   = 1
+	exitUsage    = 2
+	exitConflict = 3 // of cas: the key has another version
 )
 
 // program is one run of the binary and all it knows of the world.
@@ -24,6 +25,8 @@ type program struct {
 	stderr    *printer
 	lookupEnv func(string) (string, bool)
 	terminal  bool // progress may be drawn on stderr
+	screen    bool // stdout is a terminal
+	asking    bool // a person may be asked: stdin and stderr are a terminal
 
 	running bool       // the command line was understood, the command began
 	conn    connection // of the data commands
@@ -50,7 +53,7 @@ func (h hinted) Unwrap() error { return h.error }
 // run executes the command that args name and returns the exit code.
 func (p *program) run(ctx context.Context, args []string) int {
 	root := p.root()
-	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
+	root.SetArgs(markNegatives(root, args))
 	root.SetIn(p.stdin)
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
@@ -59,6 +62,7 @@ func (p *program) run(ctx context.Context, args []string) int {
 		err = p.stdout.failure()
 	}
 	var usage usageError
+	var differs conflict
 	switch {
 	case err == nil:
 		return 0
@@ -67,6 +71,9 @@ func (p *program) run(ctx context.Context, args []string) int {
 	case !p.running || errors.As(err, &usage):
 		p.stderr.printf("manykv: %v\nusage: %s\n'%s --help' says more\n", err, cmd.UseLine(), cmd.CommandPath())
 		return exitUsage
+	case errors.As(err, &differs):
+		p.stderr.printf("manykv: %v\n", err)
+		return exitConflict
 	default:
 		p.stderr.printf("manykv: %v\n", err)
 		if h := p.hint(cmd, err); h != "" {
@@ -114,7 +121,8 @@ Start a cluster on this machine, then use it from the same directory:
 
 Exit codes: 0 done; 1 failed, also because of a bucket's name, a key or a value
 that is not allowed; 2 used wrongly: a command, flag, argument or setting that
-there is not, or that is missing, or that cannot have this value.`
+there is not, or that is missing, or that cannot have this value. Some commands
+have others: their help says so.`
 
 func (p *program) root() *cobra.Command {
 	root := &cobra.Command{
@@ -132,13 +140,14 @@ func (p *program) root() *cobra.Command {
 		&cobra.Group{ID: "cluster", Title: "Clusters:"},
 		&cobra.Group{ID: "data", Title: "Data:"},
 	)
-	for _, c := range []*cobra.Command{p.upCommand(), p.serverCommand(), p.certCommand(), p.statusCommand(), p.benchCommand()} {
+	for _, c := range []*cobra.Command{p.upCommand(), p.serverCommand(), p.certCommand(), p.statusCommand(), p.nodeCommand(), p.benchCommand(), p.debugCommand()} {
 		c.GroupID = "cluster"
 		root.AddCommand(c)
 	}
 	for _, c := range []*cobra.Command{
 		p.bucketCommand(), p.getCommand(), p.setCommand(), p.deleteCommand(), p.existsCommand(),
-		p.getManyCommand(), p.setManyCommand(), p.deleteManyCommand(), p.importCommand(),
+		p.incrCommand(), p.casCommand(), p.getManyCommand(), p.setManyCommand(), p.deleteManyCommand(),
+		p.keysCommand(), p.importCommand(), p.exportCommand(),
 	} {
 		c.GroupID = "data"
 		root.AddCommand(c)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -73,3 +74,15 @@ func perSecond(n float64, d time.Duration) float64 {
 	}
 	return n / d.Seconds()
 }
+
+// news is the newest word of something that goes on.
+type news struct{ word atomic.Pointer[string] }
+
+func newNews(word string) *news {
+	var n news
+	n.set(word)
+	return &n
+}
+
+func (n *news) set(word string) { n.word.Store(&word) }
+func (n *news) get() string     { return *n.word.Load() }

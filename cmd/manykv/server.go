@@ -98,7 +98,7 @@ func (p *program) serve(ctx context.Context, cfg *serverConfig) error {
 		Name: cfg.Name, DataDir: cfg.DataDir, Listen: cfg.Listen, Advertise: cfg.Advertise,
 		CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, GossipKeyFile: cfg.GossipKeyFile,
 		Join: cfg.Join, BootstrapExpect: cfg.BootstrapExpect, Shards: cfg.Shards, Replicas: cfg.Replicas,
-		LogStore: cfg.LogStore, Limits: cfg.limits(), Logger: logger, Version: version(),
+		LogStore: cfg.LogStore, JournalBytes: cfg.JournalBytes, RequestBytes: cfg.RequestBytes, Limits: cfg.limits(), Logger: logger, Version: version(),
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", cfg.title(), err)

@@ -37,6 +37,8 @@ type serverConfig struct {
 	Replicas        int      `toml:"replicas,omitempty"`
 	LogStore        string   `toml:"log_store,omitempty"`
 	LogLevel        string   `toml:"log_level,omitempty"`
+	JournalBytes    int64    `toml:"journal_bytes,omitempty"`
+	RequestBytes    int64    `toml:"request_bytes,omitempty"`
 	MaxKeyBytes     int      `toml:"max_key_bytes,omitempty"`
 	MaxValueBytes   int      `toml:"max_value_bytes,omitempty"`
 	MaxBatchKeys    int      `toml:"max_batch_keys,omitempty"`
@@ -47,7 +49,7 @@ type serverConfig struct {
 // MANYKV_DATA_DIR in the environment.
 type setting struct {
 	name     string
-	field    func(*serverConfig) any // *string, *int or *[]string
+	field    func(*serverConfig) any // *string, *int, *int64 or *[]string
 	required bool
 	path     bool // a relative one in a file starts at the file's folder
 	help     string
@@ -83,11 +85,14 @@ var settings = []setting{
 		help: "what keeps the log: wal (default) or boltdb"},
 	{name: "log_level", field: func(c *serverConfig) any { return &c.LogLevel },
 		help: "debug, info (default), warn or error"},
+	{name: "journal_bytes", field: func(c *serverConfig) any { return &c.JournalBytes },
+		help: fmt.Sprintf("size of the log of all shards at which the node takes snapshots and cuts it, at least %d; 0: %d", cluster.MinJournalBytes, cluster.DefaultJournalBytes)},
+	{name: "request_bytes", field: func(c *serverConfig) any { return &c.RequestBytes },
+		help: fmt.Sprintf("most bytes of requests being received or served, and as many of writes under way and of answers being made; what is more is refused as busy; at least %d; 0: %d", cluster.MinRequestBytes, cluster.DefaultRequestBytes)},
 	{name: "max_key_bytes", field: func(c *serverConfig) any { return &c.MaxKeyBytes },
 		help: fmt.Sprintf("longest key; 0: %d", kv.Limits{}.WithDefaults().KeyBytes)},
 	{name: "max_value_bytes", field: func(c *serverConfig) any { return &c.MaxValueBytes },
-		help: fmt.Sprintf("longest value; 0: the most there can be, %d (one log entry) less max_key_bytes less %d, which is %d by default",
-			kv.MaxCommandBytes, kv.CommandOverhead, kv.Limits{}.WithDefaults().ValueBytes)},
+		help: fmt.Sprintf("longest value; 0: the most there can be, %d", kv.MaxValueBytes)},
 	{name: "max_batch_keys", field: func(c *serverConfig) any { return &c.MaxBatchKeys },
 		help: fmt.Sprintf("most keys in a batch; 0: %d", kv.Limits{}.WithDefaults().BatchKeys)},
 	{name: "max_batch_bytes", field: func(c *serverConfig) any { return &c.MaxBatchBytes },
@@ -105,6 +110,8 @@ func addSettings(flags *pflag.FlagSet, into *serverConfig) {
 			flags.StringVar(field, s.flag(), "", s.help)
 		case *int:
 			flags.IntVar(field, s.flag(), 0, s.help)
+		case *int64:
+			flags.Int64Var(field, s.flag(), 0, s.help)
 		case *[]string:
 			flags.StringSliceVar(field, s.flag(), nil, s.help)
 		}
@@ -173,6 +180,17 @@ func (c *serverConfig) check() error {
 	} {
 		if n.got < 0 || n.got > n.most {
 			return usagef("%s %d, want 0 to %d", n.name, n.got, n.most)
+		}
+	}
+	for _, n := range []struct {
+		name       string
+		got, least int64
+	}{
+		{"journal_bytes", c.JournalBytes, cluster.MinJournalBytes},
+		{"request_bytes", c.RequestBytes, cluster.MinRequestBytes},
+	} {
+		if n.got != 0 && n.got < n.least {
+			return usagef("%s %d, want 0 or at least %d", n.name, n.got, n.least)
 		}
 	}
 	if c.LogStore != "" && c.LogStore != "wal" && c.LogStore != "boltdb" {
@@ -300,6 +318,8 @@ func assign(to, from any) {
 		*to = *from.(*string)
 	case *int:
 		*to = *from.(*int)
+	case *int64:
+		*to = *from.(*int64)
 	case *[]string:
 		*to = *from.(*[]string)
 	}
@@ -311,6 +331,8 @@ func parseInto(to any, text string) (err error) {
 		*to = text
 	case *int:
 		*to, err = strconv.Atoi(text)
+	case *int64:
+		*to, err = strconv.ParseInt(text, 10, 64)
 	case *[]string:
 		*to = nil
 		for item := range strings.SplitSeq(text, ",") {

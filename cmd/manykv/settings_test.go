@@ -48,6 +48,7 @@ bootstrap_expect = 2
 func TestAFlagWinsOverTheEnvironmentAndThatOverTheFile(t *testing.T) {
 	environment := map[string]string{
 		"MANYKV_NAME": "environment", "MANYKV_LISTEN": "127.0.0.1:2", "MANYKV_JOIN": "c:2, d:2", "MANYKV_SHARDS": "7",
+		"MANYKV_JOURNAL_BYTES": "68719476736",
 	}
 	cfg, dir, err := merge(t, "--name flag --key-file k.key --max-key-bytes 100", environment, wholeFile)
 	if err != nil {
@@ -59,6 +60,7 @@ func TestAFlagWinsOverTheEnvironmentAndThatOverTheFile(t *testing.T) {
 		Join:            []string{"c:2", "d:2"},
 		BootstrapExpect: 2, // file
 		Shards:          7, // environment
+		JournalBytes:    64 << 30,
 		MaxKeyBytes:     100,
 		DataDir:         filepath.Join(dir, "data"), // of a file: starts at its folder
 		CAFile:          filepath.Join(dir, "ca.crt"),
@@ -129,10 +131,12 @@ func TestASettingThatCannotBeIsWrongUse(t *testing.T) {
 		{"log-store", "x", `log_store "x", want wal or boltdb`},
 		{"log-level", "loud", `log_level "loud", want debug, info, warn or error`},
 		{"max-key-bytes", "-1", "max_key_bytes -1: "},
-		{"max-value-bytes", "5000000", "max_value_bytes 5000000: "},
+		{"max-value-bytes", "9000000", "max_value_bytes 9000000: "},
 		{"max-batch-keys", "2000000", "max_batch_keys 2000000: "},
 		{"max-batch-bytes", "-7", "max_batch_bytes -7: "},
 		{"shards", "many", "--shards"},
+		{"journal-bytes", "8388607", "journal_bytes 8388607, want 0 or at least 8388608"},
+		{"request-bytes", "-1", "request_bytes -1, want 0 or at least 1048576"},
 	} {
 		t.Run(c.flag+"="+c.value, func(t *testing.T) {
 			runHere(t, nil, "server", "--config", filepath.Join(dir, "n1.toml"), "--"+c.flag, c.value).mustFail(t, exitUsage, c.says)

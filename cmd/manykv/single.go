@@ -15,25 +15,42 @@ import (
 var errNotFound = errors.New("not found")
 
 func (p *program) getCommand() *cobra.Command {
-	return p.calls(&cobra.Command{
+	var versioned bool
+	cmd := &cobra.Command{
 		Use:   "get BUCKET KEY",
 		Short: "Print the value of a key: its bytes and nothing else",
-		Long:  "Print the value of a key: its bytes and nothing else. No value is a failure." + exitsHelp,
-		Args:  asUsed,
+		Long: `Print the value of a key: its bytes and nothing else. No value is a failure.
+
+--with-version prints a line of JSON instead, with the version of the value, as
+'manykv cas' wants it:
+
+  {"key":"k","value":"text","version":17}
+  {"key":"k","value_base64":"AP8=","version":17}` + exitsHelp,
+		Args: asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.withBucket(cmd.Context(), args[0], false, func(_ *client.Client, b *client.Bucket) error {
-				value, found, err := b.Get(cmd.Context(), args[1])
-				if err != nil {
+				value, version, found, err := b.GetVersion(cmd.Context(), args[1])
+				switch {
+				case err != nil:
 					return err
-				}
-				if !found {
+				case !found:
 					return fmt.Errorf("key %q of bucket %q: %w", args[1], args[0], errNotFound)
+				case versioned:
+					return p.stdout.json(versionedRecord{recordOf(&kv.Pair{Key: args[1], Value: value}), version})
 				}
 				_, err = p.stdout.Write(value)
 				return err
 			})
 		},
-	})
+	}
+	cmd.Flags().BoolVar(&versioned, "with-version", false, "print the value and its version as JSON")
+	return p.calls(cmd)
+}
+
+// versionedRecord is a record with the version of its value.
+type versionedRecord struct {
+	record
+	Version uint64 `json:"version"`
 }
 
 func (p *program) setCommand() *cobra.Command {
@@ -44,12 +61,9 @@ func (p *program) setCommand() *cobra.Command {
 		Long:  `Set the value of a key. VALUE "-" means all bytes of standard input.` + exitsHelp,
 		Args:  asUsed,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			value := []byte(args[2])
-			if args[2] == "-" {
-				var err error
-				if value, err = p.readValue(); err != nil {
-					return err
-				}
+			value, err := p.value(args[2])
+			if err != nil {
+				return err
 			}
 			return p.withBucket(cmd.Context(), args[0], create, func(_ *client.Client, b *client.Bucket) error {
 				return b.Set(cmd.Context(), args[1], value)
@@ -58,6 +72,14 @@ func (p *program) setCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&create, "create", false, "make the bucket if there is none of that name")
 	return p.calls(cmd)
+}
+
+// value is the bytes of an argument or, for "-", of standard input.
+func (p *program) value(arg string) ([]byte, error) {
+	if arg == "-" {
+		return p.readValue()
+	}
+	return []byte(arg), nil
 }
 
 // readValue reads a value from standard input, but not without end.

@@ -17,31 +17,63 @@ import (
 // for a script not to notice, seldom enough not to disturb an election.
 const pollEvery = 100 * time.Millisecond
 
-// statuser tells how the nodes of a cluster are.
+// watchEvery is how often --watch looks again unless it says: often enough to see
+// a shard move, and next to no work for a node.
+const watchEvery = 2 * time.Second
+
+// statuser tells how the nodes of a cluster are, and what shall become of them.
 type statuser interface {
 	Status(ctx context.Context) ([]client.Status, error)
+	Nodes(ctx context.Context) (*sharding.Map, error)
+}
+
+// look asks once. The map is only known where somebody answers.
+func look(ctx context.Context, c statuser) (view, error) {
+	statuses, err := c.Status(ctx)
+	if err != nil {
+		return view{}, err
+	}
+	m, err := c.Nodes(ctx)
+	if err != nil {
+		return view{}, err
+	}
+	return newView(statuses, m), nil
 }
 
 func (p *program) statusCommand() *cobra.Command {
 	var asJSON bool
-	var wait time.Duration
+	var wait, watch time.Duration
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show nodes, shards, leaders and how far replicas are behind",
 		Long: `Show a row for every node (its state, the epoch of its map, how many replicas
-it holds and leads) and for every shard (its slots, leader, term, the leader's
-commit index, and how many entries each replica is behind it).
+it holds and leads, and what its log, its data and its memory take) and for every
+shard (its slots, leader, term, the leader's commit index and that of its last
+snapshot, and how many entries each replica is behind the leader; +n4=7 is a
+replica that is being filled and does not vote yet). Below them are the moves of
+shards under way, and why replicas do not take part. --json has more.
 
---wait asks until every node serves, every shard has a leader and no replica is
-behind; it fails, saying what is missing, if that takes too long. It takes at
-least one answer, which a node that hangs may delay by a few seconds.
+--wait asks until every node serves, every shard has a leader, no replica is
+behind and none is moving; it fails, saying what is missing, if that takes too
+long. It takes at least one answer, which a node that hangs may delay by a few
+seconds.
+
+--watch shows it again and again, every 2s or as often as --watch=5s says, until
+Ctrl-C, with exit code 0: in place on a terminal, below each other elsewhere.
 
 Exit codes: 0 every node answers and every shard has a leader (with --wait: and
 the cluster is whole), 1 otherwise, 2 used wrongly.`,
 		Args: asUsed,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if wait < 0 {
+			switch {
+			case wait < 0:
 				return usagef("--wait %v, want 0 or more", wait)
+			case cmd.Flags().Changed("watch") && watch <= 0:
+				return usagef("--watch %v, want more than 0", watch)
+			case watch > 0 && wait > 0:
+				return usagef("either --watch or --wait")
+			case watch > 0:
+				return p.watchStatus(cmd.Context(), watch, asJSON)
 			}
 			v, well := p.status(cmd.Context(), wait)
 			switch {
@@ -56,6 +88,8 @@ the cluster is whole), 1 otherwise, 2 used wrongly.`,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait until the cluster is whole, at most so long")
+	cmd.Flags().DurationVar(&watch, "watch", 0, "show it again and again until Ctrl-C, `every` so often, as --watch=5s")
+	cmd.Flags().Lookup("watch").NoOptDefVal = watchEvery.String()
 	return p.connects(cmd)
 }
 
@@ -76,11 +110,9 @@ func (p *program) status(ctx context.Context, wait time.Duration) (v view, err e
 	if wait > 0 {
 		return awaitWhole(ctx, time.Until(deadline), c, func() map[sharding.NodeID]bool { return nil })
 	}
-	statuses, err := c.Status(ctx)
-	if err != nil {
+	if v, err = look(ctx, c); err != nil {
 		return view{}, err
 	}
-	v = newView(statuses)
 	if trouble := v.trouble(nil); len(trouble) > 0 {
 		return v, errors.New(strings.Join(trouble, "; "))
 	}
@@ -100,9 +132,9 @@ func awaitWhole(ctx context.Context, within time.Duration, c statuser, dead func
 	defer answered()
 	var last view
 	for {
-		statuses, err := c.Status(asking)
+		v, err := look(asking, c)
 		if err == nil && asking.Err() == nil {
-			last = newView(statuses)
+			last = v
 			if len(last.missing(dead())) == 0 {
 				return last, nil
 			}
@@ -117,4 +149,84 @@ func awaitWhole(ctx context.Context, within time.Duration, c statuser, dead func
 			return last, fmt.Errorf("the cluster is not whole: %s", strings.Join(last.missing(dead()), "; "))
 		}
 	}
+}
+
+// watchStatus shows the cluster until ctx ends.
+func (p *program) watchStatus(ctx context.Context, every time.Duration, asJSON bool) (err error) {
+	c, err := p.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	return p.showAgain(ctx, c, every, asJSON)
+}
+
+// showAgain asks and shows, again and again. Nobody may answer for a while: then
+// it shows that.
+func (p *program) showAgain(ctx context.Context, c statuser, every time.Duration, asJSON bool) error {
+	shown := screen{p: p}
+	for {
+		v, err := look(ctx, c)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case asJSON && err == nil:
+			err = p.stdout.json(v)
+		case asJSON:
+			p.stderr.printf("manykv: %v\n", err)
+			err = nil
+		default:
+			err = shown.draw(&v, err)
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-time.After(every):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// screen is where a view is drawn again and again: in the same place on a
+// terminal, below the last elsewhere.
+type screen struct {
+	p     *program
+	drawn bool
+}
+
+const (
+	clearScreen = "\x1b[2J"
+	cursorHome  = "\x1b[H"
+	clearLine   = "\x1b[K" // from the cursor on
+	clearBelow  = "\x1b[J"
+)
+
+// draw shows a view, or why there is none, in one write: it does not flicker.
+func (s *screen) draw(v *view, failed error) error {
+	var text strings.Builder
+	out := &printer{w: &text}
+	out.printf("%s\n\n", time.Now().Format(time.TimeOnly))
+	if failed != nil {
+		out.printf("%v\n", failed)
+	} else {
+		v.print(out)
+		if trouble := v.trouble(nil); len(trouble) > 0 {
+			out.printf("\n%s\n", strings.Join(trouble, "\n"))
+		}
+	}
+	shown := text.String()
+	switch {
+	case s.p.screen:
+		shown = cursorHome + strings.ReplaceAll(shown, "\n", clearLine+"\n") + clearBelow
+		if !s.drawn {
+			shown = clearScreen + shown
+		}
+	case s.drawn:
+		shown = "\n" + shown
+	}
+	s.drawn = true
+	_, err := s.p.stdout.Write([]byte(shown))
+	return err
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -24,8 +25,9 @@ const mostNamed = 10
 // file is a regular file of a tree; its key is its path below the tree's
 // directory, with '/'.
 type file struct {
-	key  string
-	size int64 // when it was found; it may have changed since
+	key      string
+	size     int64 // when it was found; it may have changed since
+	modified time.Time
 }
 
 func fileSize(f file) int64 { return int64(len(f.key)) + f.size }
@@ -35,6 +37,7 @@ func fileSize(f file) int64 { return int64(len(f.key)) + f.size }
 type tree struct {
 	root   *os.Root
 	limits kv.Limits
+	after  []string // path of a file; those up to it are left out; nil: none
 
 	files atomic.Int64 // done so far
 	bytes atomic.Int64
@@ -93,6 +96,11 @@ func (t *tree) walk(ctx context.Context) iter.Seq2[file, error] {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
+			if past := t.past(path); past && entry != nil && entry.IsDir() {
+				return fs.SkipDir
+			} else if past {
+				return nil
+			}
 			if err != nil {
 				t.skip(path, err)
 				return nil
@@ -105,7 +113,7 @@ func (t *tree) walk(ctx context.Context) iter.Seq2[file, error] {
 				t.skip(path, err)
 				return nil
 			}
-			if !yield(file{path, info.Size()}, nil) {
+			if !yield(file{path, info.Size(), info.ModTime()}, nil) {
 				return fs.SkipAll
 			}
 			return nil
@@ -114,6 +122,16 @@ func (t *tree) walk(ctx context.Context) iter.Seq2[file, error] {
 			yield(file{}, err)
 		}
 	}
+}
+
+// past says whether a path, and everything below it, is left out.
+func (t *tree) past(path string) bool {
+	if t.after == nil || path == "." {
+		return false
+	}
+	parts := strings.Split(path, "/")
+	holds := len(parts) < len(t.after) && slices.Equal(parts, t.after[:len(parts)])
+	return !holds && slices.Compare(parts, t.after) <= 0
 }
 
 // usable are the files that can be keys and values; the others are skipped.
@@ -143,19 +161,26 @@ func (t *tree) check(key string, size int64) error {
 	return nil
 }
 
-// eachBatch hands batches of files to work, which runs in several goroutines.
-// What it takes is bounded: one batch for each of them and one more.
-func (t *tree) eachBatch(ctx context.Context, parallel int, work func(context.Context, []file) error) error {
+// eachBatch hands batches of files, counted from 0, to work, which runs in
+// several goroutines. What it takes is bounded: one batch for each of them and
+// one more.
+func (t *tree) eachBatch(ctx context.Context, parallel int, work func(ctx context.Context, n int, batch []file) error) error {
+	type numbered struct {
+		n     int
+		files []file
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	queue := make(chan []file)
+	queue := make(chan numbered)
 	g.Go(func() error {
 		defer close(queue)
+		n := 0
 		for batch, err := range batches(t.usable(t.walk(ctx)), fileSize) {
 			if err != nil {
 				return err
 			}
 			select {
-			case queue <- batch:
+			case queue <- numbered{n, batch}:
+				n++
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
@@ -165,7 +190,7 @@ func (t *tree) eachBatch(ctx context.Context, parallel int, work func(context.Co
 	for range parallel {
 		g.Go(func() error {
 			for batch := range queue {
-				if err := work(ctx, batch); err != nil {
+				if err := work(ctx, batch.n, batch.files); err != nil {
 					return err
 				}
 			}

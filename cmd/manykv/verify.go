@@ -94,16 +94,12 @@ func (p *program) verifyFiles(ctx context.Context, t *tree, from getter, o *impo
 		sum.Differing.add(f.key, why)
 	}
 	took, err := p.watch(ctx, "verify", t, func(ctx context.Context) error {
-		return t.eachBatch(ctx, o.parallel, func(ctx context.Context, batch []file) error {
+		return t.eachBatch(ctx, o.parallel, func(ctx context.Context, _ int, batch []file) error {
 			keys := make([]string, len(batch))
 			for i, f := range batch {
 				keys[i] = f.key
 			}
-			var pairs []*kv.Pair
-			err := insist(ctx, p.conn.timeout, func(ctx context.Context) (err error) {
-				pairs, err = getAll(ctx, from, keys)
-				return err
-			})
+			pairs, err := getAll(ctx, patient{from, p.conn.timeout}, keys)
 			if err != nil {
 				return fmt.Errorf("files %q to %q: %w", keys[0], keys[len(keys)-1], err)
 			}

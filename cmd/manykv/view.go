@@ -26,6 +26,14 @@ type nodeView struct {
 	Replicas int             `json:"replicas"`
 	Leads    int             `json:"leads"`
 	NoLeader int             `json:"no_leader"` // replicas that know of no leader
+
+	Storage      string `json:"storage,omitempty"` // identity of its data directory
+	Leaving      bool   `json:"leaving,omitempty"` // it shall lose its replicas and be forgotten
+	Reason       string `json:"reason,omitempty"`  // what it waits for, or why it does not serve
+	JournalBytes uint64 `json:"journal_bytes"`
+	JournalLive  uint64 `json:"journal_live"` // bytes of the journal that are still needed
+	StoreBytes   uint64 `json:"store_bytes"`
+	MemoryBytes  uint64 `json:"memory_bytes"`
 }
 
 type shardView struct {
@@ -36,13 +44,19 @@ type shardView struct {
 	Term     uint64          `json:"term"`
 	Commit   *uint64         `json:"commit"` // the leader's; null if there is none
 	Replicas []replicaView   `json:"replicas"`
+	// Adding and Removing are of a move under way.
+	Adding   sharding.NodeID `json:"adding,omitempty"`
+	Removing sharding.NodeID `json:"removing,omitempty"`
 }
 
 type replicaView struct {
-	Node    sharding.NodeID `json:"node"`
-	Role    string          `json:"role"` // the replica's word, or "unreachable"
-	Applied uint64          `json:"applied"`
-	Lag     *uint64         `json:"lag"` // the leader's commit less applied; null if either is not known
+	Node     sharding.NodeID `json:"node"`
+	Role     string          `json:"role"`               // the replica's word, or "unreachable"
+	Nonvoter bool            `json:"nonvoter,omitempty"` // it is being filled
+	Applied  uint64          `json:"applied"`
+	Lag      *uint64         `json:"lag"` // the leader's commit less applied; null if either is not known
+	Snapshot uint64          `json:"snapshot"`
+	Reason   string          `json:"reason,omitempty"` // why it is quarantined
 }
 
 const (
@@ -53,40 +67,42 @@ const (
 
 // replicaWord is what a node says of its replica of a shard.
 type replicaWord struct {
-	role                  string
-	term, commit, applied uint64
-	voters                []sharding.NodeID
-	first, last           uint16
+	role                            string
+	term, commit, applied, snapshot uint64
+	voters, nonvoters               []sharding.NodeID
+	first, last                     uint16
+	reason                          string
 }
 
-// newView puts the nodes' answers together.
-func newView(statuses []client.Status) view {
+// newView puts the nodes' answers together, with the map, which may be nil.
+func newView(statuses []client.Status, m *sharding.Map) view {
 	v := view{Nodes: []nodeView{}, Shards: []shardView{}}
 	byShard := make(map[sharding.Shard]map[sharding.NodeID]replicaWord)
-	for _, s := range statuses {
-		n := nodeView{Node: s.Node, Addr: s.Addr, State: stateUnreachable}
-		if s.Err != nil {
-			n.Error = s.Err.Error()
-		}
-		if s.Status != nil {
-			n.State, n.Version, n.Epoch, n.Replicas = s.Status.State, s.Status.Version, s.Status.Epoch, len(s.Status.Shards)
-			for _, replica := range s.Status.Shards {
+	for i := range statuses {
+		n := newNodeView(&statuses[i], m)
+		if s := statuses[i].Status; s != nil {
+			for _, replica := range s.Shards {
 				if replica.Leader == "" {
 					n.NoLeader++
 				}
 				if byShard[replica.Shard] == nil {
 					byShard[replica.Shard] = make(map[sharding.NodeID]replicaWord)
 				}
-				byShard[replica.Shard][s.Node] = replicaWord{
-					role: replica.Role, term: replica.Term, commit: replica.Commit, applied: replica.Applied,
-					voters: replica.Voters, first: replica.First, last: replica.LastSlot,
+				byShard[replica.Shard][n.Node] = replicaWord{
+					role: replica.Role, term: replica.Term, commit: replica.Commit, applied: replica.Applied, snapshot: replica.Snapshot,
+					voters: replica.Voters, nonvoters: replica.Nonvoters,
+					first: replica.First, last: replica.LastSlot, reason: replica.Reason,
 				}
 			}
 		}
 		v.Nodes = append(v.Nodes, n)
 	}
 	for _, shard := range slices.Sorted(maps.Keys(byShard)) {
-		v.Shards = append(v.Shards, newShardView(shard, byShard[shard]))
+		s := newShardView(shard, byShard[shard])
+		if m != nil && m.Group(shard) != nil {
+			s.Adding, s.Removing = m.Group(shard).Adding, m.Group(shard).Removing
+		}
+		v.Shards = append(v.Shards, s)
 	}
 	for i := range v.Nodes {
 		for _, s := range v.Shards {
@@ -98,36 +114,59 @@ func newView(statuses []client.Status) view {
 	return v
 }
 
+func newNodeView(s *client.Status, m *sharding.Map) nodeView {
+	n := nodeView{Node: s.Node, Addr: s.Addr, State: stateUnreachable}
+	if m != nil {
+		if known, ok := m.Node(s.Node); ok {
+			n.Leaving = known.Leaving
+		}
+	}
+	if s.Err != nil {
+		n.Error = s.Err.Error()
+	}
+	if is := s.Status; is != nil {
+		n.State, n.Version, n.Epoch, n.Replicas = is.State, is.Version, is.Epoch, len(is.Shards)
+		n.Storage, n.Reason = is.Storage, is.Reason
+		n.JournalBytes, n.JournalLive, n.StoreBytes, n.MemoryBytes = is.JournalBytes, is.JournalLive, is.StoreBytes, is.MemoryBytes
+	}
+	return n
+}
+
 // newShardView puts the replicas of one shard together. Of two that call
 // themselves leader, the one of the later term is.
 func newShardView(shard sharding.Shard, replicas map[sharding.NodeID]replicaWord) shardView {
 	v := shardView{Shard: shard}
-	voters := make(map[sharding.NodeID]bool)
 	for node, r := range replicas {
 		if r.role == roleLeader && (v.Leader == "" || r.term > v.Term) {
 			v.Leader, v.Term, v.Commit = node, r.term, &r.commit
 			v.First, v.Last = r.first, r.last
 		}
 	}
+	members := make(map[sharding.NodeID]bool) // true: a non-voter
 	for node, r := range replicas {
 		if v.Leader == "" {
 			v.Term, v.First, v.Last = max(v.Term, r.term), r.first, r.last
 		}
-		voters[node] = true
+		if _, known := members[node]; !known {
+			members[node] = false // also one that its leader does not know of
+		}
 		if v.Leader == "" || v.Leader == node {
 			for _, voter := range r.voters {
-				voters[voter] = true
+				members[voter] = false
+			}
+			for _, nonvoter := range r.nonvoters {
+				members[nonvoter] = true
 			}
 		}
 	}
-	for _, node := range slices.Sorted(maps.Keys(voters)) {
+	for _, node := range slices.Sorted(maps.Keys(members)) {
 		r, ok := replicas[node]
 		if !ok {
-			v.Replicas = append(v.Replicas, replicaView{Node: node, Role: stateUnreachable})
+			v.Replicas = append(v.Replicas, replicaView{Node: node, Role: stateUnreachable, Nonvoter: members[node]})
 			continue
 		}
-		rv := replicaView{Node: node, Role: r.role, Applied: r.applied}
-		if v.Commit != nil {
+		rv := replicaView{Node: node, Role: r.role, Nonvoter: members[node], Applied: r.applied, Snapshot: r.snapshot, Reason: r.reason}
+		if v.Commit != nil && r.reason == "" {
 			// The answers are not of one moment: a replica may be ahead of what
 			// its leader said a little earlier.
 			rv.Lag = new(*v.Commit - min(*v.Commit, r.applied))
@@ -158,7 +197,8 @@ func (v *view) trouble(dead map[sharding.NodeID]bool) []string {
 }
 
 // missing says what keeps the cluster from being whole: besides what is
-// trouble, every node serves and every replica has applied what is committed.
+// trouble, every node serves, every replica has applied what is committed and
+// none is on its way to another node.
 // Nodes that are known to be dead, and their replicas, are not waited for.
 func (v *view) missing(dead map[sharding.NodeID]bool) []string {
 	out := v.trouble(dead)
@@ -168,9 +208,14 @@ func (v *view) missing(dead map[sharding.NodeID]bool) []string {
 		}
 	}
 	for _, s := range v.Shards {
+		if s.moving() {
+			out = append(out, s.move()+" is under way")
+		}
 		for _, r := range s.Replicas {
 			switch {
 			case dead[r.Node] || s.Leader == "":
+			case r.Reason != "":
+				out = append(out, fmt.Sprintf("shard %d: the replica on %s is %s: %s", s.Shard, r.Node, r.Role, r.Reason))
 			case r.Lag == nil:
 				out = append(out, fmt.Sprintf("shard %d: the replica on %s is %s", s.Shard, r.Node, r.Role))
 			case *r.Lag > 0:
@@ -181,20 +226,27 @@ func (v *view) missing(dead map[sharding.NodeID]bool) []string {
 	return out
 }
 
+func (s *shardView) moving() bool { return s.Adding != "" || s.Removing != "" }
+
+func (s *shardView) move() string {
+	return "the move of " + sharding.Move{Shard: s.Shard, Adding: s.Adding, Removing: s.Removing}.String()
+}
+
 // print writes the tables.
 func (v *view) print(w *printer) {
-	rows := [][]string{{"NODE", "ADDRESS", "STATE", "EPOCH", "REPLICAS", "LEADS"}}
+	rows := [][]string{{"NODE", "ADDRESS", "STATE", "EPOCH", "REPLICAS", "LEADS", "JOURNAL", "STORE", "MEMORY"}}
 	for _, n := range v.Nodes {
-		row := []string{string(n.Node), n.Addr, n.describe(), "-", "-", "-"}
+		row := []string{string(n.Node), n.Addr, n.describe(), "-", "-", "-", "-", "-", "-"}
 		if n.State != stateUnreachable {
-			row = append(row[:3], strconv.FormatUint(n.Epoch, 10), strconv.Itoa(n.Replicas), strconv.Itoa(n.Leads))
+			row = append(row[:3], strconv.FormatUint(n.Epoch, 10), strconv.Itoa(n.Replicas), strconv.Itoa(n.Leads),
+				size(n.JournalBytes), size(n.StoreBytes), size(n.MemoryBytes))
 		}
 		rows = append(rows, row)
 	}
 	w.table(false, rows)
-	rows = [][]string{{"SHARD", "SLOTS", "LEADER", "TERM", "COMMIT", "LAG"}}
+	rows = [][]string{{"SHARD", "SLOTS", "LEADER", "TERM", "COMMIT", "SNAPSHOT", "LAG"}}
 	for _, s := range v.Shards {
-		slots, leader, commit := fmt.Sprintf("%d-%d", s.First, s.Last), string(s.Leader), "-"
+		slots, leader, commit, snapshot := fmt.Sprintf("%d-%d", s.First, s.Last), string(s.Leader), "-", "-"
 		if s.Shard == sharding.Meta {
 			slots = "meta"
 		}
@@ -204,27 +256,66 @@ func (v *view) print(w *printer) {
 		if s.Commit != nil {
 			commit = strconv.FormatUint(*s.Commit, 10)
 		}
+		for _, r := range s.Replicas {
+			if r.Node == s.Leader {
+				snapshot = strconv.FormatUint(r.Snapshot, 10)
+			}
+		}
 		rows = append(rows, []string{fmt.Sprint(s.Shard), slots, leader,
-			strconv.FormatUint(s.Term, 10), commit, s.lags()})
+			strconv.FormatUint(s.Term, 10), commit, snapshot, s.lags()})
 	}
 	w.printf("\n")
 	w.table(false, rows)
-	for _, n := range v.Nodes {
-		if n.Error != "" {
-			w.printf("\n%s: %s\n", n.Node, n.Error)
+	for _, line := range v.remarks() {
+		w.printf("\n%s\n", line)
+	}
+}
+
+// remarks are what does not fit into the tables.
+func (v *view) remarks() (lines []string) {
+	for _, s := range v.Shards {
+		if s.moving() {
+			lines = append(lines, s.move()+" is under way")
+		}
+		for _, r := range s.Replicas {
+			if r.Reason != "" {
+				lines = append(lines, fmt.Sprintf("shard %d on %s is %s: %s", s.Shard, r.Node, r.Role, r.Reason))
+			}
 		}
 	}
+	for _, n := range v.Nodes {
+		if n.Error != "" {
+			lines = append(lines, fmt.Sprintf("%s: %s", n.Node, n.Error))
+		}
+		if n.Reason != "" {
+			lines = append(lines, fmt.Sprintf("%s: %s", n.Node, n.Reason))
+		}
+	}
+	return lines
+}
+
+// size is a number of bytes for people.
+func size(bytes uint64) string {
+	if bytes < 10e6 {
+		return fmt.Sprintf("%.1f MB", float64(bytes)/1e6)
+	}
+	return fmt.Sprintf("%.0f MB", float64(bytes)/1e6)
 }
 
 // describe is the node's state, in a width that leaves the table 80 columns.
 func (n *nodeView) describe() string {
-	if n.NoLeader == 0 {
-		return n.State
+	state := n.State
+	if n.Leaving {
+		state += ", leaving"
 	}
-	return fmt.Sprintf("%s, no leader for %d/%d shards", n.State, n.NoLeader, n.Replicas)
+	if n.NoLeader > 0 {
+		state += fmt.Sprintf(", no leader for %d/%d shards", n.NoLeader, n.Replicas)
+	}
+	return state
 }
 
-// lags is one word for each replica: n1=0 n2=3 n3=?
+// lags is one word for each replica: n1=0 n2=3 n3=?, and +n4=7 for one that is
+// being filled and does not vote yet.
 func (s *shardView) lags() string {
 	if s.Commit == nil {
 		return "-"
@@ -233,6 +324,9 @@ func (s *shardView) lags() string {
 	for i, r := range s.Replicas {
 		if i > 0 {
 			out += " "
+		}
+		if r.Nonvoter {
+			out += "+"
 		}
 		if r.Lag == nil {
 			out += fmt.Sprintf("%s=?", r.Node)

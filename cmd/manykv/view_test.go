@@ -31,13 +31,35 @@ func nodesSay(t *testing.T, answers ...string) []client.Status {
 }
 
 const (
-	wholeN1 = `{"node":"n1","state":"serving","epoch":4,"version":"v1","shards":[
-		{"shard":0,"role":"leader","leader":"n1","term":3,"commit":10,"applied":10,"voters":["n1","n2"]},
+	wholeN1 = `{"node":"n1","state":"serving","epoch":4,"version":"v1","storage":"0a","journal_bytes":123456789,"journal_live":1234567,"store_bytes":9876543,"memory_bytes":50000000,"shards":[
+		{"shard":0,"role":"leader","leader":"n1","term":3,"commit":10,"applied":10,"snapshot":7,"voters":["n1","n2"]},
 		{"shard":1,"role":"follower","leader":"n2","term":5,"commit":99,"applied":100,"voters":["n1","n2"],"first_slot":0,"last_slot":16383}]}`
 	wholeN2 = `{"node":"n2","state":"serving","epoch":4,"version":"v1","shards":[
 		{"shard":0,"role":"follower","leader":"n1","term":3,"commit":10,"applied":10,"voters":["n1","n2"]},
 		{"shard":1,"role":"leader","leader":"n2","term":5,"commit":100,"applied":100,"voters":["n1","n2"],"first_slot":0,"last_slot":16383}]}`
 )
+
+// Shard 1 moves from n1 to n3, which it is filling, and n3's replica of the meta
+// group has lost something.
+const (
+	filling = `{"node":"n2","state":"serving","epoch":5,"version":"v1","shards":[
+		{"shard":0,"role":"follower","leader":"n1","term":3,"commit":10,"applied":10,"voters":["n1","n2"]},
+		{"shard":1,"role":"leader","leader":"n2","term":5,"commit":100,"applied":100,"snapshot":90,"voters":["n1","n2"],"nonvoters":["n3"],"first_slot":0,"last_slot":16383}]}`
+	quarantined = `{"node":"n3","state":"serving","epoch":5,"version":"v1","shards":[
+		{"shard":0,"role":"quarantined","reason":"the log ends at 3, want 7"},
+		{"shard":1,"role":"follower","leader":"n2","term":5,"commit":80,"applied":80,"snapshot":75,"voters":["n1","n2"],"nonvoters":["n3"],"first_slot":0,"last_slot":16383}]}`
+)
+
+func leavingN1() *sharding.Map {
+	nodes := []sharding.NodeID{"n1", "n2"}
+	return &sharding.Map{
+		Cluster: 1, Epoch: 5, Replicas: 2,
+		Nodes: []sharding.Node{{ID: "n1", Storage: 10, Addr: "127.0.0.1:7400", Leaving: true}, {ID: "n2", Storage: 11, Addr: "127.0.0.1:7401"},
+			{ID: "n3", Storage: 12, Addr: "127.0.0.1:7402"}},
+		Meta:   sharding.Group{Generation: 1, Replicas: nodes},
+		Groups: []sharding.Group{{Shard: 1, Generation: 2, Range: sharding.Range{First: 0, Last: sharding.Slots - 1}, Replicas: nodes, Adding: "n3", Removing: "n1"}},
+	}
+}
 
 func TestStatusTables(t *testing.T) {
 	for _, c := range []struct {
@@ -48,10 +70,15 @@ func TestStatusTables(t *testing.T) {
 		{"unreachable", []string{wholeN1, "node n2: no route to host"}},
 		{"behind", []string{strings.Replace(wholeN1, `"applied":100`, `"applied":93`, 1), wholeN2}},
 		{"leaderless", []string{strings.NewReplacer(`"leader":"n1"`, `"leader":""`, `"leader":"n2"`, `"leader":""`, `"role":"leader"`, `"role":"candidate"`).Replace(wholeN1), "no answer"}},
-		{"forming", []string{`{"node":"n1","state":"forming"}`, `{"node":"n2","state":"forming"}`}},
+		{"forming", []string{`{"node":"n1","state":"forming","reason":"waiting for n3"}`, `{"node":"n2","state":"forming"}`}},
+		{"moving", []string{wholeN1, filling, quarantined}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			v := newView(nodesSay(t, c.answers...))
+			var m *sharding.Map
+			if c.name == "moving" {
+				m = leavingN1()
+			}
+			v := newView(nodesSay(t, c.answers...), m)
 			var out bytes.Buffer
 			v.print(&printer{w: &out})
 			out.WriteString("\nmissing: " + strings.Join(v.missing(nil), "; ") + "\n\n")
@@ -84,7 +111,7 @@ func TestTroubleIsWhatCallersFeel(t *testing.T) {
 		{"no answer", []string{wholeN1, wholeN2, "silence"}, "node n3 is unreachable: silence"},
 		{"no shards", []string{`{"node":"n1","state":"forming"}`}, "no node knows of a shard"},
 	} {
-		v := newView(nodesSay(t, c.answers...))
+		v := newView(nodesSay(t, c.answers...), nil)
 		if got := strings.Join(v.trouble(nil), "; "); got != c.want {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
 		}
@@ -94,7 +121,7 @@ func TestTroubleIsWhatCallersFeel(t *testing.T) {
 func TestOfTwoLeadersTheLaterTermCounts(t *testing.T) {
 	deposed := strings.Replace(wholeN1, `"role":"follower","leader":"n2","term":5`, `"role":"leader","leader":"n1","term":4`, 1)
 	for range 20 { // whatever the order of a Go map
-		v := newView(nodesSay(t, deposed, wholeN2))
+		v := newView(nodesSay(t, deposed, wholeN2), nil)
 		if s := v.Shards[1]; s.Leader != "n2" || s.Term != 5 || s.Commit == nil || *s.Commit != 100 {
 			t.Fatalf("got %+v, want n2 to lead in term 5", s)
 		}
@@ -102,7 +129,7 @@ func TestOfTwoLeadersTheLaterTermCounts(t *testing.T) {
 }
 
 func TestTheDeadAreNotWaitedFor(t *testing.T) {
-	v := newView(nodesSay(t, wholeN1, "dead"))
+	v := newView(nodesSay(t, wholeN1, "dead"), nil)
 	if got := v.missing(map[sharding.NodeID]bool{"n2": true}); len(got) != 1 || got[0] != "shard 1 has no leader" {
 		t.Errorf("got %q, want only that shard 1, which n2 led, has no leader", got)
 	}
@@ -118,6 +145,8 @@ func (s *scripted) Status(context.Context) ([]client.Status, error) {
 	}
 	return next, nil
 }
+
+func (*scripted) Nodes(context.Context) (*sharding.Map, error) { return nil, nil }
 
 func nobodyDied() map[sharding.NodeID]bool { return nil }
 
@@ -177,6 +206,8 @@ func (silent) Status(ctx context.Context) ([]client.Status, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
+
+func (silent) Nodes(context.Context) (*sharding.Map, error) { return nil, nil }
 
 func TestWaitingForNobodyEndsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
