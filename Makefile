@@ -37,3 +37,24 @@ demo: build ## tour of a local cluster, checked at every step
 .PHONY: check-linearizable
 check-linearizable: ## kill and pause nodes under load and check what clients saw (2 minutes)
 	go test ./jepsen -run '^TestLinearizable$$' -count=1 -v -args -ops 20000
+
+.PHONY: test-crash
+test-crash: ## kill a process at every named step of log, votes, snapshots and installs (2 minutes)
+	go test -tags crashpoints -run 'CrashPoints' -count=1 -v ./raftlog ./fsm ./cluster
+
+.PHONY: test-exactly-once
+test-exactly-once: ## 100,000 increments under kills and pauses with retries: the sum is exact (minutes)
+	go test ./jepsen -run '^TestExactlyOnce$$' -count=1 -v -timeout 30m -args -increments 100000
+
+.PHONY: test-clock
+test-clock: ## a leader whose wall clock is a year ahead changes nothing (builds a Go runtime)
+	go test ./jepsen -run '^TestClockAhead$$' -count=1 -v -timeout 20m -args -clock
+
+.PHONY: soak
+SOAK ?= 30m
+soak: ## mixed load with restarts on small journals for SOAK (30m); what nodes hold stays flat
+	go test ./jepsen -run '^TestSoak$$' -count=1 -v -timeout 0 -args -soak $(SOAK)
+
+.PHONY: load
+load: ## 2 GB of values with every node under 512 MiB of memory (minutes)
+	go test ./jepsen -run '^TestLoad$$' -count=1 -v -timeout 30m -args -load 2147483648

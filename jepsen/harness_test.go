@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -26,6 +27,10 @@ const (
 	bucketName = "jepsen"
 	// formTime is how long a new cluster may take until every shard takes writes.
 	formTime = 20 * time.Second
+	// catchUpTime is how long a node may take to be given what it missed: raft waits
+	// up to 10 s before it turns to a follower again that was away, and the machine
+	// may be busy.
+	catchUpTime = time.Minute
 	// healTime is how long it may take again once all nodes run.
 	healTime = 10 * time.Second
 )
@@ -42,6 +47,12 @@ type harness struct {
 // startNodes starts a new cluster and waits until every shard takes writes.
 func startNodes(t *testing.T) *harness {
 	t.Helper()
+	return startNodesWith(t, func(*cluster.Config) {})
+}
+
+// startNodesWith is startNodes with nodes whose configuration is edited.
+func startNodesWith(t *testing.T, edit func(cfg *cluster.Config)) *harness {
+	t.Helper()
 	h := &harness{t: t, dir: t.TempDir(), addrs: freeAddrs(t, nodeCount)}
 	certs := filepath.Join(h.dir, "certs")
 	must(t, pki.NewCA(certs, "jepsen"))
@@ -49,12 +60,14 @@ func startNodes(t *testing.T) *harness {
 	for i := range nodeCount {
 		name := fmt.Sprintf("n%d", i+1)
 		must(t, pki.IssueNode(certs, name, nil))
-		h.addNode(cluster.Config{
+		cfg := cluster.Config{
 			Name: name, DataDir: filepath.Join(h.dir, name), Listen: h.addrs[i],
 			CAFile: filepath.Join(certs, "ca.crt"), GossipKeyFile: filepath.Join(certs, "gossip.key"),
 			CertFile: filepath.Join(certs, name+".crt"), KeyFile: filepath.Join(certs, name+".key"),
 			Join: h.addrs, BootstrapExpect: nodeCount,
-		})
+		}
+		edit(&cfg)
+		h.addNode(cfg)
 	}
 	t.Cleanup(h.end)
 	for _, p := range h.nodes {
@@ -67,15 +80,24 @@ func startNodes(t *testing.T) *harness {
 	return h
 }
 
-// freeAddrs returns UDP addresses that were free a moment ago.
+// freeAddrs returns UDP addresses that were free a moment ago. They are below the
+// ports that the system gives out by itself, one of which a client could take
+// while the node is down.
 func freeAddrs(t *testing.T, n int) []string {
 	t.Helper()
-	addrs := make([]string, n)
-	for i := range addrs {
-		c, err := net.ListenPacket("udp4", "127.0.0.1:0")
-		must(t, err)
+	const lowest, ports = 10_000, 20_000
+	var addrs []string
+	for tries := 0; len(addrs) < n; tries++ {
+		addr := fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(ports))
+		c, err := net.ListenPacket("udp4", addr)
+		if err != nil {
+			if tries == ports {
+				t.Fatal(err)
+			}
+			continue
+		}
 		defer c.Close()
-		addrs[i] = c.LocalAddr().String()
+		addrs = append(addrs, addr)
 	}
 	return addrs
 }
@@ -229,11 +251,17 @@ func leaders(ctx context.Context, c *client.Client) map[uint32]string {
 // know to be committed: until one more node may be lost.
 func (h *harness) awaitWhole(c *client.Client) {
 	h.t.Helper()
+	h.awaitWholeFor(c, healTime)
+}
+
+func (h *harness) awaitWholeFor(c *client.Client, within time.Duration) {
+	h.t.Helper()
 	const poll = 20 * time.Millisecond
-	ctx, done := context.WithTimeout(h.t.Context(), healTime)
+	ctx, done := context.WithTimeout(h.t.Context(), within)
 	defer done()
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
+	var last error
 	for {
 		nodes, err := c.Status(ctx)
 		if err == nil {
@@ -242,10 +270,13 @@ func (h *harness) awaitWhole(c *client.Client) {
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			h.t.Fatalf("the cluster is not whole after %v: %v", healTime, err)
+			h.t.Fatalf("the cluster is not whole after %v: %v", within, last)
 		}
 	}
 }
@@ -272,6 +303,28 @@ func whole(nodes []client.Status) error {
 		}
 	}
 	return nil
+}
+
+// sameHashes wants the replicas of each shard to hold the same state at the same
+// entry.
+func (h *harness) sameHashes(c *client.Client) {
+	h.t.Helper()
+	nodes, err := c.Status(h.t.Context())
+	must(h.t, err)
+	type state struct{ index, hash uint64 }
+	for _, s := range nodes[0].Status.Shards {
+		var first state
+		for i, n := range nodes {
+			index, _, hash, _, err := c.Hash(h.t.Context(), n.Node, s.Shard)
+			must(h.t, err)
+			switch here := (state{index, hash}); {
+			case i == 0:
+				first = here
+			case here != first:
+				h.t.Errorf("shard %d: %s is at entry %d with hash %016x, another node at %d with %016x", s.Shard, n.Node, index, hash, first.index, first.hash)
+			}
+		}
+	}
 }
 
 func must(t *testing.T, err error) {

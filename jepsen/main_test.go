@@ -21,9 +21,13 @@ import (
 )
 
 var (
-	calls = flag.Int("ops", 4000, "calls of TestLinearizable")
-	keep  = flag.Bool("keep", false, "keep the nodes' logs, and the history, of runs that succeed too")
-	seed  = flag.Uint64("seed", 0, "seed of the faults and the calls; 0 takes one from the clock")
+	calls      = flag.Int("ops", 4000, "calls of TestLinearizable")
+	increments = flag.Int("increments", 4000, "increments of TestExactlyOnce")
+	soakTime   = flag.Duration("soak", 0, "how long TestSoak runs; 0: it does not")
+	loadBytes  = flag.Int64("load", 0, "bytes of values that TestLoad writes; 0: it does not run")
+	clockAhead = flag.Bool("clock", false, "run TestClockAhead, which builds a Go runtime")
+	keep       = flag.Bool("keep", false, "keep the nodes' logs, and the history, of runs that succeed too")
+	seed       = flag.Uint64("seed", 0, "seed of the faults and the calls; 0 takes one from the clock")
 )
 
 // nodeEnv holds the configuration of the node that a child process shall be.

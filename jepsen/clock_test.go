@@ -1,0 +1,150 @@
+//go:build linux && amd64
+
+package jepsen
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/manykv/manykv/client"
+)
+
+// phaseIncrements is how many increments are made, at least, while the clock is as
+// it is in each phase.
+const phaseIncrements = 1000
+
+// yearAhead is how far the clock is set ahead: certificates end after a year, so
+// two days are left.
+const yearAhead = 363 * 24 * time.Hour
+
+// buildAhead builds this test's program with a Go runtime whose wall clock is
+// ahead and whose monotonic clock is right, which is what setting a machine's
+// clock looks like. (libfaketime cannot do it: Go reads the clock in the vDSO.)
+func buildAhead(t *testing.T) string {
+	t.Helper()
+	const source, line = "src/runtime/time_linux_amd64.s", "MOVQ	16(SP), AX	// realtime sec"
+	root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
+	must(t, err)
+	path := filepath.Join(strings.TrimSpace(string(root)), source)
+	text, err := os.ReadFile(path)
+	must(t, err)
+	if strings.Count(string(text), line) != 1 {
+		t.Fatalf("%s does not hold %q once: this Go keeps its clock elsewhere", path, line)
+	}
+	dir := t.TempDir()
+	patched := filepath.Join(dir, "time.s")
+	ahead := fmt.Sprintf("%s\n\tADDQ	$%d, AX", line, int(yearAhead.Seconds()))
+	must(t, os.WriteFile(patched, []byte(strings.Replace(string(text), line, ahead, 1)), 0o644))
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{path: patched}})
+	must(t, err)
+	overlayFile := filepath.Join(dir, "overlay.json")
+	must(t, os.WriteFile(overlayFile, overlay, 0o644))
+	binary := filepath.Join(dir, "ahead")
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", overlayFile, "-o", binary, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building a program whose clock is ahead: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// TestClockAhead lets a leader's wall clock jump a year ahead, and back, while
+// callers count through it: sessions grow old by shard time, so nothing changes.
+func TestClockAhead(t *testing.T) {
+	if !*clockAhead {
+		t.Skip("builds a Go runtime: make test-clock, or -args -clock")
+	}
+	binary := buildAhead(t)
+	h := startNodes(t)
+	node := h.nodes[0]
+	ordinary := node.Command
+	ahead := func() *exec.Cmd {
+		cmd := ordinary()
+		cmd.Path, cmd.Args = binary, []string{binary}
+		return cmd
+	}
+	asking := h.client(false)
+	var left, again atomic.Int64
+	var callers errgroup.Group
+	const plenty = 1 << 40
+	left.Store(plenty)
+	for i := range counterCallers {
+		c := h.client(i%2 == 1)
+		counter := &counter{client: c, bucket: h.open(c), left: &left, again: &again}
+		callers.Go(func() error { return counter.run(t.Context()) })
+	}
+	for _, command := range []func() *exec.Cmd{ahead, ordinary, ahead} {
+		must(t, Kill(node))
+		node.Command = command
+		must(t, node.Start())
+		awaitLeading(t, h, asking, node.Name)
+		awaitFewer(t, &left, left.Load()-phaseIncrements)
+	}
+	begun := plenty - left.Swap(0)
+	must(t, callers.Wait())
+	sum := int64(0)
+	for i := range counters {
+		value, err := h.routed().Bucket.Increment(t.Context(), fmt.Sprintf("counter-%d", i), 0)
+		must(t, err)
+		sum += value
+	}
+	if sum != begun {
+		t.Errorf("the counters add up to %d, want %d", sum, begun)
+	}
+	if !loggedAhead(t, h.files[0]) {
+		t.Error("no line of the node's log is of next year: its clock was never ahead, and nothing is proved")
+	}
+	t.Logf("%d increments, %d sent again", begun, again.Load())
+}
+
+// awaitFewer waits until no more than most increments are left.
+func awaitFewer(t *testing.T, left *atomic.Int64, most int64) {
+	t.Helper()
+	tick := time.NewTicker(ask / 10)
+	defer tick.Stop()
+	for end := time.Now().Add(catchUpTime); left.Load() > most; <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("%d increments too few in %v", left.Load()-most, catchUpTime)
+		}
+	}
+}
+
+// awaitLeading waits until a node leads a shard.
+func awaitLeading(t *testing.T, h *harness, asking *client.Client, name string) {
+	t.Helper()
+	const within = time.Minute // it catches up, then leaders are moved back one at a time
+	tick := time.NewTicker(ask)
+	defer tick.Stop()
+	for end := time.Now().Add(within); ; <-tick.C {
+		for _, leader := range leaders(t.Context(), asking) {
+			if leader == name {
+				return
+			}
+		}
+		if time.Now().After(end) {
+			t.Fatalf("node %s leads nothing after %v", name, within)
+		}
+	}
+}
+
+// loggedAhead says whether a log has lines of a clock that is ahead.
+func loggedAhead(t *testing.T, path string) bool {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	must(t, err)
+	for line := range strings.Lines(string(text)) {
+		stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+		if at, err := time.Parse(time.RFC3339, stamp); err == nil && time.Until(at) > yearAhead/2 {
+			return true
+		}
+	}
+	return false
+}
