@@ -156,7 +156,7 @@ func TestCrashPoints(t *testing.T) {
 // it wrote last.
 func (c *testCluster) writeUntilDead(t *testing.T, b *client.Bucket, p *child, round int) (last string) {
 	t.Helper()
-	for n, end := 0, time.Now().Add(time.Minute); ; n++ {
+	for n, end := 0, time.Now().Add(3*time.Minute); ; n++ {
 		last = fmt.Sprintf("dying %d %d", round, n)
 		err := b.SetMany(t.Context(), blocks(0, 32, last))
 		if err != nil && !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrUnknown) && !errors.Is(err, kv.ErrBusy) {
