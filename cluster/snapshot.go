@@ -434,8 +434,8 @@ func (l replicaLog) GetLog(index uint64, e *raft.Log) error {
 	return err
 }
 
-// noAutomaticSnapshots: the size of the journal decides (compact.go), not raft's
-// counters.
+// reloadable is what of raft's configuration changes while it runs. raft's own
+// counters never ask for a snapshot: the size of the journal decides (compact.go).
 func reloadable(trailing uint64, patience time.Duration) raft.ReloadableConfig {
 	return raft.ReloadableConfig{
 		TrailingLogs: trailing, SnapshotInterval: snapshotInterval, SnapshotThreshold: math.MaxUint64,
