@@ -17,6 +17,10 @@ const (
 	// trailingShare: all shards together keep at most this part of the journal's
 	// limit, so that a small journal can be cut at all.
 	trailingShare = 4
+	// catchUpRoom is how many times the journal's limit the log may take while a
+	// follower is being sent a snapshot. It has to hold what is written until then:
+	// a follower that needs another snapshot after each one never catches up.
+	catchUpRoom = 3
 	// snapshotTimeout is how long the cut waits for the shards' snapshots: a flush
 	// of the store. A shard that is being sent a snapshot itself may take far longer;
 	// what it has in the log is carried forward.
@@ -64,7 +68,7 @@ func (n *Node) compact() {
 func (n *Node) snapshotAll(ctx context.Context) error {
 	set := n.replicaSet()
 	keep := min(maxTrailing, n.cfg.JournalBytes/int64(trailingShare*max(1, len(set))))
-	roomy := n.logs.Size().Live < n.cfg.JournalBytes
+	roomy := n.logs.Size().Live < catchUpRoom*n.cfg.JournalBytes
 	var (
 		all  sync.WaitGroup
 		mu   sync.Mutex

@@ -131,7 +131,6 @@ func TestCrashPoints(t *testing.T) {
 	defer func() { p.kill() }()
 	cl := c.client(c.clientConfig())
 	b := bucket(t, cl, "files")
-	const away = 3 * MinJournalBytes / (64 << 10)
 	for round, point := range []string{
 		"cluster.snapshot.flushed", "cluster.snapshot.noted",
 		"cluster.install.announced", "cluster.install.restored", "cluster.install.trimmed",
@@ -140,7 +139,8 @@ func TestCrashPoints(t *testing.T) {
 	} {
 		t.Run(point, func(t *testing.T) {
 			p.kill()
-			fill(t, b, away, fmt.Sprintf("away %d", round))
+			fill(t, b, 64, fmt.Sprintf("away %d", round))
+			c.forget()
 			p = c.startChild(2, point)
 			last := c.writeUntilDead(t, b, p, round)
 			p = c.startChild(2, "")
@@ -152,30 +152,67 @@ func TestCrashPoints(t *testing.T) {
 	}
 }
 
+// forget makes the nodes of this process forget all but the last entry of every
+// log: who lacks others needs a snapshot.
+func (c *testCluster) forget() {
+	c.t.Helper()
+	eventually(c.t, 20*time.Second, func() string {
+		for _, n := range c.nodes {
+			if n == nil {
+				continue
+			}
+			for _, r := range n.replicaSet() {
+				if err := r.snapshot(c.t.Context(), 0); err != nil {
+					return fmt.Sprintf("shard %d on %s: %v", r.shard, n.name, err)
+				}
+			}
+		}
+		return ""
+	})
+}
+
 // writeUntilDead writes until the child has died at its point, and returns what
-// it wrote last.
+// it wrote last. It waits for the child after every batch: one that is always
+// behind gets snapshots only, and has no journal to cut.
 func (c *testCluster) writeUntilDead(t *testing.T, b *client.Bucket, p *child, round int) (last string) {
 	t.Helper()
-	for n, end := 0, time.Now().Add(3*time.Minute); ; n++ {
-		last = fmt.Sprintf("dying %d %d", round, n)
-		err := b.SetMany(t.Context(), blocks(0, 32, last))
-		if err != nil && !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrUnknown) && !errors.Is(err, kv.ErrBusy) {
-			t.Fatal(err)
-		}
-		select {
-		case err := <-p.exited:
-			p.exited <- err
-			status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-			if !ok || status.Signal() != syscall.SIGKILL {
-				t.Fatalf("the node ended with %v, want to be killed at its point", p.cmd.ProcessState)
-			}
-			must(t, b.SetMany(t.Context(), blocks(0, 32, last)))
-			return last
-		default:
-		}
+	behind := c.through(2, "files")
+	dead := false
+	for n, end := 0, time.Now().Add(2*time.Minute); !dead; n++ {
 		if time.Now().After(end) {
-			t.Fatal("the node never came by its point")
+			t.Fatalf("the node never came by its point, in %d batches", n)
 		}
+		last = fmt.Sprintf("dying %d %d", round, n)
+		settle(t, func() error { return b.SetMany(t.Context(), blocks(0, 32, last)) })
+		eventually(t, time.Minute, func() string {
+			if dead = p.ended(t); dead {
+				return ""
+			}
+			call, done := context.WithTimeout(t.Context(), time.Second)
+			defer done()
+			if _, _, err := behind.Get(call, "block-00000"); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+	}
+	settle(t, func() error { return b.SetMany(t.Context(), blocks(0, 32, last)) })
+	return last
+}
+
+// ended says whether the child has died, at its point.
+func (p *child) ended(t *testing.T) bool {
+	t.Helper()
+	select {
+	case err := <-p.exited:
+		p.exited <- err
+		status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+		if !ok || status.Signal() != syscall.SIGKILL {
+			t.Fatalf("the node ended with %v, want to be killed at its point", p.cmd.ProcessState)
+		}
+		return true
+	default:
+		return false
 	}
 }
 
@@ -187,7 +224,7 @@ func settle(t *testing.T, do func() error) {
 		switch {
 		case err == nil:
 			return ""
-		case !errors.Is(err, kv.ErrUnknown):
+		case !errors.Is(err, kv.ErrUnknown) && !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrBusy):
 			t.Fatal(err)
 		}
 		return err.Error()

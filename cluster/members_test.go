@@ -256,7 +256,10 @@ func TestNodeIsReplaced(t *testing.T) {
 	c.start(2)
 	waits(t, c.nodes[2], "refused", "must not come back under the old name", "manykv node replace n3")
 	c.command(func(ctx context.Context, n *Node) error {
-		if err := n.addNode(ctx, c.cfgs[2].Listen); !errors.Is(err, kv.ErrExists) {
+		switch err := n.addNode(ctx, c.cfgs[2].Listen); {
+		case errors.Is(err, errNotLeader):
+			return err // another is asked
+		case !errors.Is(err, kv.ErrExists):
 			t.Errorf("a wiped node was added: %v", err)
 		}
 		return n.replaceNode(ctx, "n3", c.cfgs[2].Listen)
@@ -390,7 +393,10 @@ func TestBucketIsDeleted(t *testing.T) {
 		t.Errorf("the new bucket has a key of the old one: %v, %v", found, err)
 	}
 	c.command(func(ctx context.Context, n *Node) error {
-		if err := n.deleteBucket(ctx, n.replica(sharding.Meta), "files", 1); !errors.Is(err, kv.ErrNoSuchStore) {
+		switch err := n.deleteBucket(ctx, n.replica(sharding.Meta), "files", 1); {
+		case errors.Is(err, errNotLeader):
+			return err // another is asked
+		case !errors.Is(err, kv.ErrNoSuchStore):
 			t.Errorf("the old bucket was deleted again: %v", err)
 		}
 		return nil
