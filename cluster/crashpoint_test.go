@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -39,21 +39,25 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"))
 }
 
-// runNode is a node until SIGTERM, or until it stops by itself.
+// runNode is a node until its standard input ends (who started it is gone), or
+// until it stops by itself.
 func runNode(spec string) error {
 	var cfg Config
 	if err := json.Unmarshal([]byte(spec), &cfg); err != nil {
 		return fmt.Errorf("%s: %w", nodeEnv, err)
 	}
 	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
 	n, err := Open(cfg)
 	if err != nil {
 		return err
 	}
+	orphaned := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // however it ends
+		close(orphaned)
+	}()
 	select {
-	case <-ctx.Done():
+	case <-orphaned:
 	case <-n.Done():
 	}
 	closing, done := context.WithTimeout(context.Background(), 5*time.Second)
@@ -81,6 +85,8 @@ func (c *testCluster) startChild(i int, point string) *child {
 	p := &child{cmd: exec.Command(os.Args[0]), exited: make(chan error, 1)}
 	p.cmd.Env = append(os.Environ(), nodeEnv+"="+string(spec), "MANYKV_CRASH="+point)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
+	_, err = p.cmd.StdinPipe() // open as long as this process is
+	must(c.t, err)
 	must(c.t, p.cmd.Start())
 	go func() { p.exited <- p.cmd.Wait() }()
 	return p
@@ -133,6 +139,7 @@ func TestCrashPoints(t *testing.T) {
 	defer func() { p.kill() }()
 	cl := c.client(c.clientConfig())
 	b := bucket(t, cl, "files")
+	behind := c.through(2, "files")
 	for round, point := range []string{
 		"cluster.snapshot.flushed", "cluster.snapshot.noted",
 		"cluster.install.announced", "cluster.install.restored", "cluster.install.trimmed",
@@ -144,7 +151,7 @@ func TestCrashPoints(t *testing.T) {
 			fill(t, b, 64, fmt.Sprintf("away %d", round))
 			c.forget()
 			p = c.startChild(2, point)
-			last := c.writeUntilDead(t, b, p, round)
+			last := writeUntilDead(t, b, behind, p, round)
 			p = c.startChild(2, "")
 			expectBlocks(t, "after the restart", c.through(2, "files"), 32, last)
 			eventually(t, 30*time.Second, func() string {
@@ -174,11 +181,10 @@ func (c *testCluster) forget() {
 }
 
 // writeUntilDead writes until the child has died at its point, and returns what
-// it wrote last. It waits for the child after every batch: one that is always
-// behind gets snapshots only, and has no journal to cut.
-func (c *testCluster) writeUntilDead(t *testing.T, b *client.Bucket, p *child, round int) (last string) {
+// it wrote last. It waits for the child after every batch, by a read through it:
+// one that is always behind gets snapshots only, and has no journal to cut.
+func writeUntilDead(t *testing.T, b, behind *client.Bucket, p *child, round int) (last string) {
 	t.Helper()
-	behind := c.through(2, "files")
 	dead := false
 	for n, end := 0, time.Now().Add(2*time.Minute); !dead; n++ {
 		if time.Now().After(end) {
