@@ -92,6 +92,17 @@ func (c *testCluster) startChild(i int, point string) *child {
 	return p
 }
 
+// showLog prints the end of a child's log if the test failed.
+func (c *testCluster) showLog(name string) {
+	const most = 16 << 10
+	if !c.t.Failed() {
+		return
+	}
+	if text, err := os.ReadFile(filepath.Join(c.dir, name)); err == nil {
+		c.t.Logf("%s ends with:\n%s", name, text[max(0, len(text)-most):])
+	}
+}
+
 func (p *child) kill() {
 	_ = p.cmd.Process.Kill() // it may be gone already
 	<-p.exited
@@ -136,6 +147,7 @@ func TestCrashPoints(t *testing.T) {
 	c.start(0)
 	c.start(1)
 	p := c.startChild(2, "")
+	t.Cleanup(func() { c.showLog("n3.log") })
 	defer func() { p.kill() }()
 	cl := c.client(c.clientConfig())
 	b := bucket(t, cl, "files")
@@ -249,6 +261,7 @@ func TestDropCrashPoints(t *testing.T) {
 	c.start(0)
 	c.start(1)
 	p := c.startChild(2, "")
+	t.Cleanup(func() { c.showLog("n3.log") })
 	defer func() { p.kill() }()
 	cl := c.client(c.clientConfig())
 	b := bucket(t, cl, "files")
