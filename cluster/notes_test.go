@@ -1,11 +1,14 @@
 package cluster
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/manykv/manykv/fsm"
+	"github.com/manykv/manykv/sharding"
 )
 
 // logged appends entries of term 1 to a replica's log.
@@ -97,4 +100,74 @@ func TestAnnouncementLeftBehind(t *testing.T) {
 	if index, _ := r.snapshots.covered(); index != 80 {
 		t.Errorf("the snapshot is at entry %d, want 80", index)
 	}
+}
+
+// announced installs nothing, but leaves behind what an installation has when the
+// machine has its state and the log is not trimmed yet.
+func announced(t *testing.T, r *replica, note snapshotNote) {
+	t.Helper()
+	must(t, r.votes.Set(keyInstalling, note.append(nil)))
+	r.data.Apply([]fsm.Entry{{Index: note.State, Term: 1}})
+}
+
+// The leader has not heard that its snapshot was installed and sends it again, with
+// a state that has become newer; the node dies before that is noted.
+func TestTheSameSnapshotAgainIsInterrupted(t *testing.T) {
+	t.Parallel()
+	_, r := alone(t, 77)
+	must(t, r.snapshots.open())
+	brought(t, r, 50, 60)
+	announced(t, r, snapshotNote{Index: 50, Term: 1, State: 90, Installed: true})
+	sound(t, r)
+	if index, state := r.snapshots.covered(); index != 50 || state != 90 {
+		t.Errorf("the snapshot stands for entry %d and state %d, want 50 and 90", index, state)
+	}
+}
+
+// Another leader sends a snapshot that is newer, of a state that is older than the
+// one a snapshot brought before.
+func TestSnapshotOfAnOlderState(t *testing.T) {
+	t.Parallel()
+	_, r := alone(t, 77)
+	must(t, r.snapshots.open())
+	brought(t, r, 50, 90)
+	r.snapshots.staged = &snapshotNote{Index: 60, Term: 1, State: 70, Installed: true}
+	must(t, r.snapshots.restore())
+	if index, state := r.snapshots.covered(); index != 60 || state != 90 {
+		t.Errorf("the snapshot stands for entry %d and state %d, want 60 and 90", index, state)
+	}
+	sound(t, r)
+}
+
+// A snapshot that brings nothing new trims the log: the machine's state must be
+// durable before.
+func TestSnapshotOfWhatIsAppliedAlready(t *testing.T) {
+	t.Parallel()
+	n, r := alone(t, 77)
+	must(t, r.snapshots.open())
+	logged(t, r, 1, 90)
+	r.data.Apply([]fsm.Entry{{Index: 90, Term: 1}})
+	if at := durable(t, n, 77); at.Index == 90 {
+		t.Fatal("entry 90 is durable before anything made it so: the test proves nothing")
+	}
+	r.snapshots.staged = &snapshotNote{Index: 80, Term: 1, State: 85, Installed: true}
+	must(t, r.snapshots.restore())
+	if at := durable(t, n, 77); at.Index != 90 {
+		t.Errorf("the log is trimmed, and of the state entry %d is durable, want 90", at.Index)
+	}
+	sound(t, r)
+}
+
+// durable returns how far a shard's state is on a node's disk: what a start after
+// kill -9 would find. The node must be at rest.
+func durable(t *testing.T, n *Node, shard sharding.Shard) fsm.Position {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.CopyFS(filepath.Join(dir, storeDir), os.DirFS(n.dir.sub(storeDir))))
+	store, err := fsm.Open(fsm.Config{Dir: filepath.Join(dir, storeDir), ReadOnly: true, Fatal: func(err error) { t.Error(err) }})
+	must(t, err)
+	defer func() { must(t, store.Close()) }()
+	data, err := store.Data(shard)
+	must(t, err)
+	return data.Position()
 }

@@ -130,8 +130,9 @@ func (s *snapshots) open() error {
 	if err != nil || installing == nil {
 		return errors.Join(err, s.store.DiscardStaged(s.shard))
 	}
+	// The snapshot there is may come again, with a newer state: sink.wanted.
 	index, _ := s.covered()
-	if installing.Index > index && s.machine.Position().Index >= installing.State {
+	if installing.Index >= index && s.machine.Position().Index >= installing.State {
 		if err := s.adopt(installing); err != nil {
 			return err
 		}
@@ -297,6 +298,9 @@ func (s *snapshots) restore() error {
 }
 
 func (s *snapshots) install(note *snapshotNote) error {
+	// The machine may have more than this stream brings, and no log of it.
+	_, state := s.covered()
+	note.State = max(note.State, state)
 	if err := s.votes.Set(keyInstalling, note.append(nil)); err != nil {
 		return err
 	}
@@ -305,8 +309,8 @@ func (s *snapshots) install(note *snapshotNote) error {
 		if err := s.store.Restore(s.shard); err != nil {
 			return err
 		}
-	} else if err := s.store.DiscardStaged(s.shard); err != nil {
-		return err
+	} else if err := errors.Join(s.store.DiscardStaged(s.shard), s.store.Flush()); err != nil {
+		return err // what the machine has must be durable before the log forgets it
 	}
 	crash.Point("cluster.install.restored")
 	return s.adopt(note)
