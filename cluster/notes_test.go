@@ -171,3 +171,21 @@ func durable(t *testing.T, n *Node, shard sharding.Shard) fsm.Position {
 	must(t, err)
 	return data.Position()
 }
+
+// A leader that does not know how far a replica is sends it a snapshot of what it
+// has. Refused, it would send it again until it takes another.
+func TestSnapshotOfWhatTheReplicaHolds(t *testing.T) {
+	t.Parallel()
+	_, r := alone(t, 77)
+	must(t, r.snapshots.open())
+	brought(t, r, 50, 55)
+	logged(t, r, 51, 60)
+	for _, c := range []struct {
+		index, term uint64
+		want        bool
+	}{{40, 1, true}, {50, 1, true}, {55, 1, true}, {60, 1, true}, {60, 2, false}, {61, 1, false}} {
+		if got := r.holds(c.index, c.term); got != c.want {
+			t.Errorf("entry %d of term %d: %v, want %v", c.index, c.term, got, c.want)
+		}
+	}
+}

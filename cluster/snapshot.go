@@ -130,7 +130,7 @@ func (s *snapshots) open() error {
 	if err != nil || installing == nil {
 		return errors.Join(err, s.store.DiscardStaged(s.shard))
 	}
-	// The snapshot there is may come again, with a newer state: sink.wanted.
+	// The snapshot there is may have come again, with a newer state: sink.wanted.
 	index, _ := s.covered()
 	if installing.Index >= index && s.machine.Position().Index >= installing.State {
 		if err := s.adopt(installing); err != nil {
@@ -357,10 +357,27 @@ func (k *sink) Write(p []byte) (n int, err error) {
 	return k.stage.Write(p)
 }
 
-// wanted says why a snapshot must not be installed. The one there is may come
-// again: the leader sends it for ever if it has not heard that it was installed.
-// But raft would take the configuration from it, and forget one that stands in the
-// log after it.
+// holds answers raftnet for a replica here.
+func (n *Node) holds(shard uint32, index, term uint64) bool {
+	r := n.replica(sharding.Shard(shard))
+	return r != nil && r.holds(index, term)
+}
+
+// holds says that the replica has everything up to a committed entry: in its
+// snapshot, or in its log, which agrees up to any entry of that index and term. A
+// leader that sends a snapshot all the same has not heard how far the replica is.
+func (r *replica) holds(index, term uint64) bool {
+	if covered, _ := r.snapshots.covered(); index <= covered {
+		return true
+	}
+	var e raft.Log
+	err := r.logs.GetLog(index, &e)
+	return err == nil && e.Term == term
+}
+
+// wanted says why a snapshot must not be installed. raft would go back to it, take
+// the configuration from it, and forget one that stands in the log after it. The one
+// there is may come again, if it was not there yet when holds was asked.
 func (k *sink) wanted() error {
 	index, _ := k.s.covered()
 	last, err := k.s.logs.LastIndex()

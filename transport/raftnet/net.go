@@ -32,6 +32,11 @@ type Config struct {
 	// transport's DialBulk.
 	DialBulk func(ctx context.Context, node string) (net.Conn, error)
 
+	// Holds says that the replica of a shard here has everything up to an entry of
+	// that index and term, which is known to be committed. Then a snapshot of it is
+	// acknowledged without being read. nil: none has.
+	Holds func(shard uint32, index, term uint64) bool
+
 	Logger *slog.Logger // nil: discard
 }
 
@@ -45,6 +50,9 @@ func (c *Config) validate() error {
 	if c.DialBulk == nil {
 		return errors.New("raftnet: got no DialBulk, want one")
 	}
+	if c.Holds == nil {
+		c.Holds = func(uint32, uint64, uint64) bool { return false }
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -56,6 +64,7 @@ type Net struct {
 	self     raft.ServerAddress
 	sender   sender
 	dialBulk func(ctx context.Context, node string) (net.Conn, error)
+	holds    func(shard uint32, index, term uint64) bool
 	log      *slog.Logger
 	count    counters
 	seq      atomic.Uint64 // last sequence number given to a call
@@ -82,6 +91,7 @@ func Open(cfg Config) (*Net, error) {
 		self:     cfg.Self,
 		sender:   cfg.Sender,
 		dialBulk: cfg.DialBulk,
+		holds:    cfg.Holds,
 		log:      cfg.Logger,
 		stop:     make(chan struct{}),
 		sending:  make(chan struct{}, snapshotsOut),

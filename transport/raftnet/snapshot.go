@@ -58,15 +58,16 @@ func (g *Group) sendSnapshot(target raft.ServerAddress, args *raft.InstallSnapsh
 		wait = refusalTimeout
 	}
 	msg, err := g.awaitAnswer(conn, target, seq, wait)
-	if f, refused := msg.(*failure); refused {
+	switch f, refused := msg.(*failure); {
+	case refused:
 		return nil, fmt.Errorf("raftnet: %s refused: %q", target, f.text)
-	}
-	if sendErr != nil {
+	case err != nil && sendErr != nil:
 		return nil, fmt.Errorf("raftnet: snapshot for %s: %w", target, sendErr)
-	}
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("raftnet: answer of %s to a snapshot: %w", target, err)
 	}
+	// An answer counts whatever became of the stream: a target that has everything
+	// the snapshot stands for reads no further.
 	answer := msg.(*raft.InstallSnapshotResponse) // awaitAnswer lets nothing else through
 	if answer.Success {
 		g.net.count.snapshotsSent.Add(1)
@@ -187,6 +188,11 @@ func (n *Net) install(from transport.Identity, shard uint32, req *raft.InstallSn
 	if g == nil {
 		n.count.noGroup.Add(1)
 		return raft.RPCResponse{}, fmt.Errorf("no replica of shard %d here", shard)
+	}
+	if n.holds(shard, req.LastLogIndex, req.LastLogTerm) {
+		// The leader has not heard how far this replica is, and is told so. raft would
+		// go back to the snapshot; refused, the leader would send it again for ever.
+		return raft.RPCResponse{Response: &raft.InstallSnapshotResponse{RPCHeader: raft.RPCHeader{ProtocolVersion: req.ProtocolVersion}, Term: req.Term, Success: true}}, nil
 	}
 	select {
 	case n.taking <- struct{}{}:

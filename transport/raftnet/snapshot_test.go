@@ -89,6 +89,27 @@ func TestSnapshotIsInstalled(t *testing.T) {
 	})
 }
 
+// A follower that has what the snapshot stands for says so: raft hears nothing of it,
+// and the leader goes on from there.
+func TestSnapshotThatIsHeld(t *testing.T) {
+	inPair(t, func(t *testing.T, p *pair) {
+		installer(p.g2, func(state []byte) { t.Errorf("installed %d bytes", len(state)) })
+		req := goldenRequest()
+		p.n2.holds = func(shard uint32, index, term uint64) bool {
+			return shard == p.g2.shard && index == req.LastLogIndex && term == req.LastLogTerm
+		}
+		for _, size := range []int{0, 100, 4 * window} {
+			got, err := p.install(bytes.NewReader(several(size)))
+			if err != nil || !got.Success || got.Term != req.Term {
+				t.Errorf("of %d bytes: got %+v, %v; want success in term %d", size, got, err, req.Term)
+			}
+		}
+		if s := p.n2.Stats(); s.SnapshotsReceived != 0 || s.SnapshotsRefused != 0 {
+			t.Errorf("n2 counted %d snapshots and %d refused, want none", s.SnapshotsReceived, s.SnapshotsRefused)
+		}
+	})
+}
+
 func TestAnswerOfRaftIsTold(t *testing.T) {
 	for _, c := range []struct {
 		name   string
