@@ -169,7 +169,7 @@ func (n *Node) openNetwork() (err error) {
 		return err
 	}
 	n.net, err = raftnet.Open(raftnet.Config{
-		Self: raft.ServerAddress(n.self), Sender: sender{n}, DialBulk: sender{n}.DialBulk, Holds: n.holds, Logger: n.cfg.Logger,
+		Self: raft.ServerAddress(n.self), Sender: sender{n}, DialBulk: sender{n}.DialBulk, Holds: n.holds, Covered: n.covered, Logger: n.cfg.Logger,
 	})
 	if err != nil {
 		return err

@@ -357,7 +357,18 @@ func (k *sink) Write(p []byte) (n int, err error) {
 	return k.stage.Write(p)
 }
 
-// holds answers raftnet for a replica here.
+// covered and holds answer raftnet for a replica here.
+func (n *Node) covered(shard uint32) (index, term uint64) {
+	r := n.replica(sharding.Shard(shard))
+	if r == nil {
+		return 0, 0
+	}
+	if note := r.snapshots.taken.Load(); note != nil {
+		return note.Index, note.Term
+	}
+	return 0, 0
+}
+
 func (n *Node) holds(shard uint32, index, term uint64) bool {
 	r := n.replica(sharding.Shard(shard))
 	return r != nil && r.holds(index, term)

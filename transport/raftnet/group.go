@@ -1,6 +1,7 @@
 package raftnet
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -219,6 +220,9 @@ func (g *Group) serve() {
 		case <-g.stop:
 			return
 		}
+		if req, ok := in.command.(*raft.AppendEntriesRequest); ok {
+			skipCovered(req, g.net.covered, g.shard)
+		}
 		answer := make(chan raft.RPCResponse, 1) // raft answers without waiting
 		select {
 		case g.consumer <- raft.RPC{Command: in.command, RespChan: answer}:
@@ -232,6 +236,28 @@ func (g *Group) serve() {
 			return
 		}
 	}
+}
+
+// skipCovered takes from a request what the replica's snapshot stands for already.
+// raft keeps nothing of a log before its snapshot and refuses whatever shall follow
+// an entry there, so that a leader whose own snapshot is older could never go on from
+// it. What the snapshot stands for is committed, and so is in the log of every leader
+// of this term or a later one (leader completeness, §5.4 of the Raft paper); a leader
+// of an earlier term raft refuses by that.
+func skipCovered(req *raft.AppendEntriesRequest, covered func(shard uint32) (index, term uint64), shard uint32) {
+	if req.PrevLogEntry == 0 && len(req.Entries) == 0 {
+		return // a heartbeat
+	}
+	index, term := covered(shard)
+	if req.PrevLogEntry >= index {
+		return
+	}
+	req.PrevLogEntry, req.PrevLogTerm = index, term
+	rest := slices.IndexFunc(req.Entries, func(e *raft.Log) bool { return e.Index > index })
+	if rest < 0 {
+		rest = len(req.Entries)
+	}
+	req.Entries = req.Entries[rest:]
 }
 
 // reply queues the answer to in. It is as lazy as the request, and expires when

@@ -253,3 +253,45 @@ func TestCloseEndsCalls(t *testing.T) {
 		}
 	})
 }
+
+// What the follower's snapshot stands for is taken from what a leader sends.
+func TestSkipCovered(t *testing.T) {
+	entries := func(from, to uint64) (all []*raft.Log) {
+		for i := from; i <= to; i++ {
+			all = append(all, &raft.Log{Index: i, Term: 2})
+		}
+		return all
+	}
+	const index, term = 10, 3
+	for _, c := range []struct {
+		what             string
+		prev, from, to   uint64 // of the request
+		wantPrev, wantOf uint64 // after it; the index of the first entry, 0 for none
+	}{
+		{"a heartbeat", 0, 1, 0, 0, 0},
+		{"after the snapshot", 12, 13, 14, 12, 13},
+		{"right after the snapshot", 10, 11, 14, 10, 11},
+		{"across it", 7, 8, 12, 10, 11},
+		{"from the beginning across it", 0, 1, 12, 10, 11},
+		{"all of it before", 4, 5, 9, 10, 0},
+		{"up to it", 4, 5, 10, 10, 0},
+		{"a probe before", 4, 5, 4, 10, 0},
+	} {
+		req := &raft.AppendEntriesRequest{PrevLogEntry: c.prev, PrevLogTerm: 2, Entries: entries(c.from, c.to)}
+		skipCovered(req, func(uint32) (uint64, uint64) { return index, term }, 5)
+		first := uint64(0)
+		if len(req.Entries) > 0 {
+			first = req.Entries[0].Index
+		}
+		wantTerm := uint64(2)
+		if c.prev < index && c.wantPrev == index {
+			wantTerm = term
+		}
+		if req.PrevLogEntry != c.wantPrev || req.PrevLogTerm != wantTerm || first != c.wantOf {
+			t.Errorf("%s: follows entry %d of term %d, begins at %d; want %d, %d, %d", c.what, req.PrevLogEntry, req.PrevLogTerm, first, c.wantPrev, wantTerm, c.wantOf)
+		}
+		if n := len(req.Entries); n > 0 && req.Entries[n-1].Index != c.to {
+			t.Errorf("%s: the last entry is %d, want %d", c.what, req.Entries[n-1].Index, c.to)
+		}
+	}
+}

@@ -37,6 +37,11 @@ type Config struct {
 	// acknowledged without being read. nil: none has.
 	Holds func(shard uint32, index, term uint64) bool
 
+	// Covered returns what the snapshot of the replica of a shard here stands for:
+	// the index and term of its last entry. Entries up to there are not asked of its
+	// log. nil: none has a snapshot.
+	Covered func(shard uint32) (index, term uint64)
+
 	Logger *slog.Logger // nil: discard
 }
 
@@ -53,6 +58,9 @@ func (c *Config) validate() error {
 	if c.Holds == nil {
 		c.Holds = func(uint32, uint64, uint64) bool { return false }
 	}
+	if c.Covered == nil {
+		c.Covered = func(uint32) (uint64, uint64) { return 0, 0 }
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -65,6 +73,7 @@ type Net struct {
 	sender   sender
 	dialBulk func(ctx context.Context, node string) (net.Conn, error)
 	holds    func(shard uint32, index, term uint64) bool
+	covered  func(shard uint32) (index, term uint64)
 	log      *slog.Logger
 	count    counters
 	seq      atomic.Uint64 // last sequence number given to a call
@@ -92,6 +101,7 @@ func Open(cfg Config) (*Net, error) {
 		sender:   cfg.Sender,
 		dialBulk: cfg.DialBulk,
 		holds:    cfg.Holds,
+		covered:  cfg.Covered,
 		log:      cfg.Logger,
 		stop:     make(chan struct{}),
 		sending:  make(chan struct{}, snapshotsOut),
