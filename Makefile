@@ -5,6 +5,11 @@ FUZZTIME ?= 10s
 # Built from tools/go.mod, so that it stays out of the module graph of our users.
 LINTER   ?= go tool -modfile=tools/go.mod golangci-lint
 
+# What makes and runs WebAssembly components. jco is pinned: 1.35.0 cannot read WIT
+# folders with the preview2-shim that npm gives it.
+CLANG    ?= clang
+JCO      ?= npx --yes @bytecodealliance/jco@1.34.0
+
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,3 +63,30 @@ soak: ## mixed load with restarts on small journals for SOAK (30m); what nodes h
 .PHONY: load
 load: ## 2 GB of values with every node under 512 MiB of memory (minutes)
 	go test ./jepsen -run '^TestLoad$$' -count=1 -v -timeout 30m -args -load 2147483648
+
+.PHONY: guests
+guests: ## build the WebAssembly guests in examples again (needs clang, lld and node)
+	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	cd examples/conformance; \
+	for draft in draft draft2; do \
+		$(CLANG) --target=wasm32 -mcpu=mvp -mbulk-memory -std=gnu11 -Os -Wall -Wextra -ffreestanding -nostdlib \
+			-Wl,--no-entry -Wl,--strip-all -Wl,--stack-first -D$${draft^^} -o $$work/core.wasm *.c; \
+		$(JCO) embed --wit wit/$$draft $$work/core.wasm -o $$work/embedded.wasm; \
+		$(JCO) new $$work/embedded.wasm -o $$draft.wasm; \
+	done; \
+	ls -l *.wasm; cd ../../wasi/cgi/testdata; \
+	$(CLANG) --target=wasm32 -mcpu=mvp -mbulk-memory -std=gnu11 -Os -Wall -Wextra -ffreestanding -fno-builtin -nostdlib \
+		-Wl,--no-entry -Wl,--strip-all -o application.wasm application.c
+
+.PHONY: test-jco
+test-jco: ## run the guests in examples in node, on hosts that are right and hosts that are not (needs node)
+	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	echo '{"type": "module"}' >$$work/package.json; \
+	for draft in draft draft2; do \
+		$(JCO) transpile examples/conformance/$$draft.wasm --instantiation async --quiet -o $$work/$$draft; \
+	done; \
+	node examples/conformance/jco/run.mjs $$work
+
+.PHONY: bench-wasm
+bench-wasm: ## what a call, an instance and a batch on a cluster cost a WebAssembly guest
+	go test ./wasi -run '^$$' -bench . -benchmem

@@ -112,6 +112,17 @@ code=0
 [ "$code" -eq 3 ] || fail "a second owner of the lock got exit code $code, want 3"
 "$manykv" cas "$bucket" lock "mine still" --version "$version" --config "$conf" >/dev/null
 
+heading "Run a WebAssembly guest that calls wasi:keyvalue on this cluster"
+guests=$(dirname "${BASH_SOURCE[0]}")/../examples/conformance
+"$manykv" wasm inspect "$guests/draft2.wasm" | grep -E '^(kind|wasi:keyvalue|can run)'
+"$manykv" wasm run "$guests/draft2.wasm" --bucket-map "=$bucket" --invoke hello --config "$conf"
+[ "$("$manykv" get "$bucket" conformance/hello/b --config "$conf")" = two ] || fail "what the guest has set is not there"
+for version in draft draft2; do
+	"$manykv" wasm run "$guests/$version.wasm" --bucket-map "=$bucket" --bucket-map "readonly=$bucket" --read-only readonly \
+		--deny forbidden --invoke run --config "$conf"
+	"$manykv" wasm run "$guests/$version.wasm" --bucket-map "=$bucket" --invoke clean --config "$conf"
+done
+
 heading "Export all of it, import it into another bucket, export that and compare"
 "$manykv" export "$bucket" "$work/first.ndjson" --config "$conf"
 "$manykv" import copy "$work/first.ndjson" --create --resume "$work/import-state" --config "$conf"

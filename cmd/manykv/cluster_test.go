@@ -40,6 +40,7 @@ func TestALocalCluster(t *testing.T) {
 		{"the same directory and port twice", testTwice},
 		{"import", testImport},
 		{"bench and status", testBenchAndStatus},
+		{"wasm guests", testWasm},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, &site{t, s.dir}) })
 	}

@@ -63,9 +63,12 @@ func (p *program) run(ctx context.Context, args []string) int {
 	}
 	var usage usageError
 	var differs conflict
+	var own exitCode
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &own):
+		return int(own) // the guest has said why
 	case errors.Is(err, errFalse):
 		return exitFailed
 	case !p.running || errors.As(err, &usage):
@@ -147,7 +150,7 @@ func (p *program) root() *cobra.Command {
 	for _, c := range []*cobra.Command{
 		p.bucketCommand(), p.getCommand(), p.setCommand(), p.deleteCommand(), p.existsCommand(),
 		p.incrCommand(), p.casCommand(), p.getManyCommand(), p.setManyCommand(), p.deleteManyCommand(),
-		p.keysCommand(), p.importCommand(), p.exportCommand(),
+		p.keysCommand(), p.importCommand(), p.exportCommand(), p.wasmCommand(),
 	} {
 		c.GroupID = "data"
 		root.AddCommand(c)

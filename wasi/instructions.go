@@ -1,0 +1,110 @@
+package wasi
+
+// anyLEB passes over a number in LEB128 of at most 64 bits, with or without a sign.
+func (r *wasmReader) anyLEB() {
+	for range 10 {
+		if r.byte() < 0x80 {
+			return
+		}
+	}
+	r.fail("a number of more than 64 bits")
+}
+
+// importedGlobals counts them in the section of imports.
+func (r *wasmReader) importedGlobals() (globals uint32) {
+	r.each(func() {
+		r.bytes()
+		r.bytes()
+		if r.peek() == coreGlobal {
+			globals++
+		}
+		r.coreImportType()
+	})
+	return globals
+}
+
+// Instructions that are not just passed over.
+const (
+	opUnreachable = 0x00
+	opLoop        = 0x03
+	opIf          = 0x04
+	opGlobalGet   = 0x23
+)
+
+// checked appends a function's body to dst, with check at the head of each loop.
+func (r *wasmReader) checked(dst, check []byte) []byte {
+	r.each(func() { r.skip("ub") }) // locals: so many of a type
+	from := 0
+	for r.left() > 0 {
+		op := r.byte()
+		r.immediates(op)
+		if op == opLoop {
+			dst = append(append(dst, r.data[from:r.at]...), check...)
+			from = r.at
+		}
+	}
+	return append(dst, r.data[from:]...)
+}
+
+// immediates passes over what follows an opcode: WebAssembly 2.0, which is what
+// wazero compiles.
+func (r *wasmReader) immediates(op byte) {
+	switch {
+	case op == 0x02, op == opLoop, op == opIf, // block, loop, if: the type
+		op == 0x0c, op == 0x0d, op == opCall, // br, br_if
+		op >= 0x20 && op <= 0x26, // local.*, global.*, table.get, table.set
+		op == 0x3f, op == 0x40,   // memory.size, memory.grow
+		op == opI32Const, op == 0x42, // i64.const
+		op == 0xd0, op == 0xd2: // ref.null, ref.func
+		r.anyLEB()
+	case op == opCallTable, op >= 0x28 && op <= 0x3e: // loads and stores: alignment, offset
+		r.skip("uu")
+	case op == 0x0e: // br_table
+		r.skip("*u")
+		r.u32()
+	case op == 0x1c: // select of types
+		r.bytes()
+	case op == 0x43: // f32.const
+		r.take(4)
+	case op == 0x44: // f64.const
+		r.take(8)
+	case op == 0xfc:
+		r.bulk(r.u32())
+	case op == 0xfd:
+		r.vector(r.u32())
+	case op <= 0x01, op == 0x05, op == opEnd, op == 0x0f, op == 0x1a, op == 0x1b, op >= 0x45 && op <= 0xc4, op == 0xd1:
+	default:
+		r.fail("unknown instruction %#x", op)
+	}
+}
+
+// bulk passes over the rest of an instruction that begins with 0xfc.
+func (r *wasmReader) bulk(op uint32) {
+	switch {
+	case op <= 7: // saturating conversions
+	case op == 8, op == 10, op == 12, op == 14: // memory.init, memory.copy, table.init, table.copy
+		r.skip("uu")
+	case op <= 17: // the others have one index
+		r.anyLEB()
+	default:
+		r.fail("unknown instruction 0xfc %d", op)
+	}
+}
+
+// vector passes over the rest of an instruction that begins with 0xfd.
+func (r *wasmReader) vector(op uint32) {
+	switch {
+	case op <= 11, op == 92, op == 93: // loads and stores
+		r.skip("uu")
+	case op == 12, op == 13: // v128.const, i8x16.shuffle
+		r.take(16)
+	case op >= 21 && op <= 34: // a lane's number
+		r.byte()
+	case op >= 84 && op <= 91: // loads and stores of a lane
+		r.skip("uu")
+		r.byte()
+	case op <= 255:
+	default:
+		r.fail("unknown instruction 0xfd %d", op)
+	}
+}
