@@ -64,6 +64,10 @@ soak: ## mixed load with restarts on small journals for SOAK (30m); what nodes h
 load: ## 2 GB of values with every node under 512 MiB of memory (minutes)
 	go test ./jepsen -run '^TestLoad$$' -count=1 -v -timeout 30m -args -load 2147483648
 
+.PHONY: test-wasm
+test-wasm: ## guests in C and Go against the store in memory and a cluster (without the race detector, half a minute)
+	go test -count=1 -v -run 'Conformance|Go|Guestbook' ./wasi ./wasi/cgi
+
 .PHONY: guests
 guests: ## build the WebAssembly guests in examples again (needs clang, lld and node)
 	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \

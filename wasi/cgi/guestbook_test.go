@@ -16,8 +16,8 @@ import (
 
 // The example application, as its README has it served: built, signed and read.
 func TestGuestbook(t *testing.T) {
-	if testing.Short() {
-		t.Skip("compiles a Go program")
+	if testing.Short() || raceDetector {
+		t.Skip("compiles a Go program: `make test-wasm` does")
 	}
 	out := filepath.Join(t.TempDir(), "guestbook.wasm")
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", out, "../../examples/guestbook")
