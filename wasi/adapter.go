@@ -42,9 +42,11 @@ const (
 	coreFuncSection      = 3
 	coreTableSection     = 4
 	coreMemorySection    = 5
+	coreStartSection     = 8
 	coreElementSection   = 9
 	coreGlobalSection    = 6
 	coreCodeSection      = 10
+	coreDataSection      = 11
 	coreDataCountSection = 12 // between the elements and the code, whatever its number
 )
 

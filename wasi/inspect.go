@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 )
 
@@ -110,9 +111,20 @@ func (h *Host) load(ctx context.Context, binary []byte) (*Guest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wasi: not a valid module: %w", err)
 	}
-	code, err := h.runtime.CompileModule(ctx, core)
+	code, err := compileModule(ctx, h.runtime, core)
 	if err != nil {
 		return nil, fmt.Errorf("wasi: not a valid module: %w", err)
 	}
 	return &Guest{host: h, code: code, types: c.exports}, nil
+}
+
+// compileModule makes an error of a panic: wazero looks some indices up before it has
+// checked them.
+func compileModule(ctx context.Context, rt wazero.Runtime, module []byte) (code wazero.CompiledModule, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			code, err = nil, fmt.Errorf("%v", p)
+		}
+	}()
+	return rt.CompileModule(ctx, module)
 }

@@ -10,17 +10,21 @@ func (r *wasmReader) anyLEB() {
 	r.fail("a number of more than 64 bits")
 }
 
-// importedGlobals counts them in the section of imports.
-func (r *wasmReader) importedGlobals() (globals uint32) {
+// importedGlobals counts them in the section of imports, and says whether a memory is
+// imported as well.
+func (r *wasmReader) importedGlobals() (globals uint32, memory bool) {
 	r.each(func() {
 		r.bytes()
 		r.bytes()
-		if r.peek() == coreGlobal {
+		switch r.peek() {
+		case coreGlobal:
 			globals++
+		case coreMemory:
+			memory = true
 		}
 		r.coreImportType()
 	})
-	return globals
+	return globals, memory
 }
 
 // Instructions that are not just passed over.
@@ -28,13 +32,20 @@ const (
 	opUnreachable = 0x00
 	opLoop        = 0x03
 	opIf          = 0x04
+	opDrop        = 0x1a
 	opGlobalGet   = 0x23
+	opGlobalSet   = 0x24
+	opMemoryGrow  = 0x40
+	opI32Eqz      = 0x45
+	opI32Sub      = 0x6b
 )
 
-// checked appends a function's body to dst, with check at the head of each loop.
+// checked appends a function's body to dst, with check at its head and at that of
+// each loop.
 func (r *wasmReader) checked(dst, check []byte) []byte {
-	r.each(func() { r.skip("ub") }) // locals: so many of a type
-	from := 0
+	r.locals()
+	dst = append(append(dst, r.data[:r.at]...), check...)
+	from := r.at
 	for r.left() > 0 {
 		op := r.byte()
 		r.immediates(op)

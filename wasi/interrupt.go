@@ -6,24 +6,35 @@ import (
 	"fmt"
 )
 
-// A guest must end when its context does, also in a loop that calls nobody. wazero can
-// see to that, but then leaves the compiled code for Go at every turn of every loop,
-// 30 ns each time: an order of magnitude for a loop over bytes. So the check is put
-// into the guest's own code, before it is compiled: a global variable, and at the head
-// of each loop
+// A guest must end when its context does, also in a loop that calls nobody, and Go's
+// garbage collector, which stops every goroutine for a moment, must not wait for it:
+// Go cannot preempt compiled WebAssembly, and everything else in the process would wait
+// with it. wazero can see to both (WithCloseOnContextDone), but then leaves compiled
+// code for Go at every turn of every loop, 30 ns each time. So the check is put into
+// the guest's own code, before it is compiled. At the head of each loop and of each
+// function stands
 //
-//	global.get $interrupt  if  unreachable  end
+//	turns = turns - 1
+//	if turns == 0 {
+//		turns = turnsBetween
+//		memory.grow(0)                   // leaves for Go and comes back
+//		if interrupt != 0 { unreachable }
+//	}
 //
-// which costs a load and a branch that is never taken. Who ends the guest sets the
-// variable. Recursion without end needs no check: the stack ends it.
+// with two global variables; who ends the guest sets `interrupt`.
 //
-// This is the whole of it: what follows reads a module's sections and instructions
-// just as far as it must to find the loops (the core specification, §5), and puts one
-// global and one export behind those there are, so that no index changes. Whatever is
-// wrong with the module otherwise is left for wazero to find.
+// What follows reads a module's sections and instructions (the core specification, §5)
+// to find the loops, and to see that nothing in it makes wazero allocate without end
+// (coresections.go). It puts globals and an export behind those there are, so that no
+// index changes. Whatever is wrong with the module otherwise is left for wazero.
 
-// interruptName is the export of the variable.
-const interruptName = "manykv:interrupt"
+const (
+	// interruptName is the export of the variable.
+	interruptName = "manykv:interrupt"
+	// turnsBetween is how many loops and calls a guest makes between two visits of Go,
+	// which cost 40 ns each: some microseconds of work.
+	turnsBetween = 1000
+)
 
 // interruptible returns a core module with the checks in it.
 func interruptible(module []byte) ([]byte, error) {
@@ -49,25 +60,54 @@ func interruptible(module []byte) ([]byte, error) {
 // rewriter copies sections.
 type rewriter struct {
 	out     []byte
-	globals uint32 // that the module has, imported ones included: the variable's index
-	global  bool   // the variable is there
-	export  bool   // and its export
+	globals uint32 // that the module has, imported ones included: the first variable's index
+	memory  bool   // the module has one
+	global  bool   // the variables are there
+	export  bool   // and the export of the first
 }
 
 // before adds sections that the module does not have, if they belong before one.
 func (w *rewriter) before(id byte) {
+	if !w.memory && id > coreMemorySection {
+		w.emit(coreMemorySection, []byte{1, 0, 0}) // one of no bytes, for memory.grow
+		w.memory = true
+	}
 	if !w.global && id > coreGlobalSection {
-		w.emit(coreGlobalSection, w.extended([]byte{0}, variable))
+		w.emit(coreGlobalSection, extended([]byte{0}, 2, variables()))
 		w.global = true
 	}
 	if !w.export && id > coreExportSection {
-		w.emit(coreExportSection, w.extended([]byte{0}, w.exported()))
+		w.emit(coreExportSection, extended([]byte{0}, 1, w.exported()))
 		w.export = true
 	}
 }
 
-// variable is the global: i32, mutable, 0.
-var variable = []byte{i32, 1, opI32Const, 0, opEnd}
+// variables are the globals: `interrupt`, then `turns`.
+func variables() []byte {
+	code := []byte{i32, 1, opI32Const, 0, opEnd, i32, 1, opI32Const}
+	return append(appendS32(code, turnsBetween), opEnd)
+}
+
+// check returns the code at the head of a loop or a function.
+func (w *rewriter) check() []byte {
+	get := func(code []byte, global uint32) []byte { return appendU32(append(code, opGlobalGet), global) }
+	set := func(code []byte, global uint32) []byte { return appendU32(append(code, opGlobalSet), global) }
+	interrupt, turns := w.globals, w.globals+1
+	code := set(append(get(nil, turns), opI32Const, 1, opI32Sub), turns)
+	code = append(get(code, turns), opI32Eqz, opIf, formEmpty)
+	code = set(appendS32(append(code, opI32Const), turnsBetween), turns)
+	code = append(code, opI32Const, 0, opMemoryGrow, 0, opDrop)
+	return append(get(code, interrupt), opIf, formEmpty, opUnreachable, opEnd, opEnd)
+}
+
+// appendS32 appends a number as LEB128 with a sign.
+func appendS32(dst []byte, n int32) []byte {
+	for n < -64 || n > 63 {
+		dst = append(dst, byte(n&0x7f)|0x80)
+		n >>= 7
+	}
+	return append(dst, byte(n&0x7f))
+}
 
 func (w *rewriter) exported() []byte {
 	return appendU32(append(appendName(nil, interruptName), coreGlobal), w.globals)
@@ -77,38 +117,49 @@ func (w *rewriter) emit(id byte, body []byte) {
 	w.out = append(appendU32(append(w.out, id), uint32(len(body))), body...)
 }
 
-// extended returns the body of a section, a vector, with one more element.
-func (w *rewriter) extended(body, element []byte) []byte {
+// extended returns the body of a section, a vector, with n more elements.
+func extended(body []byte, n uint32, elements []byte) []byte {
 	r := wasmReader{data: body}
-	n := r.u32()
-	return append(append(appendU32(nil, n+1), body[r.at:]...), element...)
+	had := r.u32()
+	return append(append(appendU32(nil, had+n), body[r.at:]...), elements...)
 }
 
 func (w *rewriter) section(id byte, r *wasmReader) error {
 	body := r.data[r.at:]
 	switch id {
 	case coreCustomSection:
-		w.emit(id, body) // anywhere; offsets in there are wrong now, and nobody uses them
-		return nil
+		if string(r.bytes()) == "name" && r.names() {
+			w.emit(id, body)
+		}
+		return nil // others say where in the code something is, which is elsewhere now
 	case coreDataCountSection:
 		w.before(coreCodeSection)
 	default:
 		w.before(id)
 	}
+	whole := *r
 	switch id {
 	case coreImportSection:
-		w.globals = r.importedGlobals()
+		w.globals, w.memory = r.importedGlobals()
+	case coreTableSection:
+		body = r.tables()
+	case coreMemorySection:
+		w.memory = w.memory || whole.u32() > 0
+		r.coreSection(id)
 	case coreGlobalSection:
-		w.globals += r.u32()
-		body, w.global = w.extended(body, variable), true
+		w.globals += whole.u32()
+		r.coreSection(id)
+		body, w.global = extended(body, 2, variables()), true
 	case coreExportSection:
-		r.u32()
-		body, w.export = w.extended(body, w.exported()), true
+		r.coreSection(id)
+		body, w.export = extended(body, 1, w.exported()), true
 	case coreCodeSection:
 		body = w.code(r)
+	default:
+		r.coreSection(id)
 	}
-	if r.err != nil {
-		return r.err
+	if err := r.finish(); err != nil {
+		return err
 	}
 	w.emit(id, body)
 	return nil
@@ -116,9 +167,9 @@ func (w *rewriter) section(id byte, r *wasmReader) error {
 
 // code returns the section of functions' bodies with the checks in it.
 func (w *rewriter) code(r *wasmReader) []byte {
-	check := append(appendU32([]byte{opGlobalGet}, w.globals), opIf, formEmpty, opUnreachable, opEnd)
+	check := w.check()
 	n := r.count()
-	out := appendU32(make([]byte, 0, r.left()+r.left()/8), uint32(n))
+	out := appendU32(make([]byte, 0, 2*r.left()), uint32(n))
 	var function []byte
 	for range n {
 		f := wasmReader{data: r.bytes()}
@@ -130,6 +181,5 @@ func (w *rewriter) code(r *wasmReader) []byte {
 		}
 		out = append(appendU32(out, uint32(len(function))), function...)
 	}
-	_ = r.finish() // it keeps the error
 	return out
 }

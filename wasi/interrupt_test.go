@@ -6,8 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
-	"time"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -71,8 +71,9 @@ func TestInstructions(t *testing.T) {
 	for op, n := range follow {
 		function := slices.Concat([]byte{1, 1, i32}, []byte(op), bytes.Repeat([]byte{opLoop}, n))
 		r := wasmReader{data: function}
-		if got := r.checked(nil, check); r.err != nil || !bytes.Equal(got, function) {
-			t.Errorf("instruction % x with %d bytes: %v, % x", op, n, r.err, got)
+		want := slices.Concat(function[:3], check, function[3:]) // at its head only
+		if got := r.checked(nil, check); r.err != nil || !bytes.Equal(got, want) {
+			t.Errorf("instruction % x with %d bytes: %v, % x, want % x", op, n, r.err, got, want)
 		}
 		if n == 0 {
 			continue
@@ -83,7 +84,7 @@ func TestInstructions(t *testing.T) {
 		}
 	}
 	loop := wasmReader{data: []byte{0, opLoop, formEmpty, opEnd, opEnd}}
-	if got, want := loop.checked(nil, check), []byte{0, opLoop, formEmpty, 0xaa, 0xbb, opEnd, opEnd}; !bytes.Equal(got, want) {
+	if got, want := loop.checked(nil, check), []byte{0, 0xaa, 0xbb, opLoop, formEmpty, 0xaa, 0xbb, opEnd, opEnd}; !bytes.Equal(got, want) {
 		t.Errorf("a loop: % x, want % x", got, want)
 	}
 	for _, op := range [][]byte{{0x06}, {0x12}, {0xd3}, {0xfe, 0}, {0xfc, 18}, {0xfd, 0x80, 2}} {
@@ -105,7 +106,7 @@ func emptyRuntime(t testing.TB) wazero.Runtime {
 // of globals, exports and code.
 func TestInterruptVariable(t *testing.T) {
 	rt := emptyRuntime(t)
-	section := func(id byte, body ...byte) []byte { return append([]byte{id, byte(len(body))}, body...) }
+	section := func(id byte, body ...byte) []byte { return section(id, body) }
 	types := section(coreTypeSection, 1, formFunc, 0, 0)
 	funcs := section(coreFuncSection, 1, 0)
 	loops := section(coreCodeSection, 1, 7, 0, opLoop, formEmpty, 0x0c, 0, opEnd, opEnd)
@@ -142,8 +143,72 @@ func TestImportedGlobals(t *testing.T) {
 		entry("m", "f", coreFunc, 0), entry("m", "g", coreGlobal, i32, 0), entry("m", "t", coreTable, formFuncRef, 1, 1, 2),
 		entry("m", "mem", coreMemory, 0, 1), entry("m", "h", coreGlobal, i64, 1))
 	r := wasmReader{data: body}
-	if n := r.importedGlobals(); n != 2 || r.err != nil || r.at != len(body) {
-		t.Errorf("%d globals, %v, %d bytes of %d; want 2", n, r.err, r.at, len(body))
+	if n, memory := r.importedGlobals(); n != 2 || !memory || r.err != nil || r.at != len(body) {
+		t.Errorf("%d globals, memory %v, %v, %d bytes of %d; want 2 and a memory", n, memory, r.err, r.at, len(body))
+	}
+}
+
+// A module that claims more than it has, or more than a guest needs, is refused before
+// wazero allocates it.
+func TestModulesThatClaimTooMuch(t *testing.T) {
+	huge := []byte{0xff, 0xff, 0xff, 0xff, 0x0f}
+	types, funcs := section(coreTypeSection, []byte{1, formFunc, 0, 0}), section(coreFuncSection, []byte{1, 0})
+	for what, sections := range map[string][][]byte{
+		"types":               {section(coreTypeSection, huge)},
+		"parameters":          {section(coreTypeSection, []byte{1, formFunc}, huge)},
+		"imports":             {section(coreImportSection, huge)},
+		"an import's name":    {section(coreImportSection, []byte{1}, huge)},
+		"functions":           {section(coreFuncSection, huge)},
+		"tables":              {section(coreTableSection, []byte{maxTables + 1}, bytes.Repeat([]byte{formFuncRef, 0, 0}, maxTables+1))},
+		"elements of a table": {section(coreTableSection, []byte{1, formFuncRef, 0}, appendU32(nil, maxElements+1))},
+		"globals":             {section(coreGlobalSection, huge)},
+		"exports":             {section(coreExportSection, huge)},
+		"elements":            {section(coreElementSection, []byte{1, 1, 0}, huge)},
+		"code":                {types, funcs, section(coreCodeSection, huge)},
+		"locals":              {types, funcs, section(coreCodeSection, []byte{1, 6, 1, 0xff, 0xff, 0x7f, i32, opEnd})},
+		"labels":              {types, funcs, section(coreCodeSection, []byte{1, 9, 0, 0x0e}, huge, []byte{opEnd})},
+		"data":                {section(coreDataSection, []byte{1, 1}, huge)},
+		"a tag":               {section(13, []byte{0})},
+	} {
+		before := allocated()
+		_, err := interruptible(slices.Concat(append([][]byte{[]byte(corePreamble)}, sections...)...))
+		if err == nil || !strings.Contains(err.Error(), "section ") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if grew := allocated() - before; grew > 1<<20 {
+			t.Errorf("%s: %d bytes were allocated", what, grew)
+		}
+	}
+}
+
+// A table grows to the most that there may be.
+func TestTablesAreBounded(t *testing.T) {
+	for _, c := range []struct{ in, want []byte }{
+		{[]byte{formFuncRef, 0, 5}, append([]byte{formFuncRef, 1, 5}, appendU32(nil, maxElements)...)},
+		{[]byte{formFuncRef, 1, 5, 7}, []byte{formFuncRef, 1, 5, 7}},
+		{append([]byte{formFuncRef, 1, 5}, appendU32(nil, 1<<30)...), append([]byte{formFuncRef, 1, 5}, appendU32(nil, maxElements)...)},
+	} {
+		r := wasmReader{data: append([]byte{1}, c.in...)}
+		if got := r.tables(); r.finish() != nil || !bytes.Equal(got, append([]byte{1}, c.want...)) {
+			t.Errorf("% x: % x, %v; want % x", c.in, got, r.err, c.want)
+		}
+	}
+}
+
+// A section of names that claims too much is left out, and the module still runs.
+func TestNames(t *testing.T) {
+	name := func(body ...byte) []byte {
+		return section(coreCustomSection, append([]byte{4, 'n', 'a', 'm', 'e'}, body...))
+	}
+	good, bad := name(0, 2, 1, 'm', 1, 4, 1, 0, 1, 'f', 9, 1, 0), name(1, 5, 0xff, 0xff, 0xff, 0xff, 0x0f)
+	for _, c := range []struct {
+		in   []byte
+		kept bool
+	}{{good, true}, {bad, false}, {section(coreCustomSection, []byte("\x05.line")), false}} {
+		got, err := interruptible(append([]byte(corePreamble), c.in...))
+		if err != nil || bytes.Contains(got, c.in) != c.kept {
+			t.Errorf("% x: kept %v, %v; want %v", c.in, bytes.Contains(got, c.in), err, c.kept)
+		}
 	}
 }
 
@@ -158,41 +223,24 @@ func FuzzInterruptible(f *testing.F) {
 	must(f, err)
 	f.Add(application)
 	f.Fuzz(func(t *testing.T, module []byte) {
-		ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
-		defer done()
+		ctx := t.Context()
 		rewritten, err := interruptible(module)
-		if len(rewritten) > 16*len(module)+64 {
+		if err != nil {
+			return // what wazero thinks of it might take all memory
+		}
+		if len(rewritten) > 32*len(module)+128 {
 			t.Errorf("%d bytes became %d", len(module), len(rewritten))
 		}
-		compiled, invalid := rt.CompileModule(ctx, module)
-		if invalid != nil {
-			return
-		}
-		must(t, compiled.Close(ctx))
+		compiled, err := compileModule(ctx, rt, module)
 		if err != nil {
-			t.Fatalf("wazero takes it: %v", err)
-		}
-		if slices.Contains(exportsOf(t, rt, module), interruptName) {
 			return
 		}
-		compiled, err = rt.CompileModule(ctx, rewritten)
+		defer compiled.Close(ctx)
+		if bytes.Contains(module, []byte(interruptName)) {
+			return // it may be exported already
+		}
+		again, err := compileModule(ctx, rt, rewritten)
 		must(t, err)
-		must(t, compiled.Close(ctx))
+		must(t, again.Close(ctx))
 	})
-}
-
-// exportsOf returns the names of what a module exports: only of functions and
-// memories, which is what wazero tells.
-func exportsOf(t *testing.T, rt wazero.Runtime, module []byte) (names []string) {
-	t.Helper()
-	compiled, err := rt.CompileModule(t.Context(), module)
-	must(t, err)
-	defer compiled.Close(t.Context())
-	for name := range compiled.ExportedFunctions() {
-		names = append(names, name)
-	}
-	for name := range compiled.ExportedMemories() {
-		names = append(names, name)
-	}
-	return names
 }
