@@ -24,8 +24,8 @@ standard input, and it writes headers, an empty line and a body on standard outp
 What it keeps between requests it keeps in the buckets. See examples/guestbook.
 ` + guestHelp + `
 
-The listener speaks HTTP without TLS and asks nobody who he is: put it behind a
-proxy that does. Limits: --max-body, --concurrent instances of --max-memory each,
+The listener speaks HTTP without TLS and asks nobody who he is, and a slow client
+holds an instance: put it behind a proxy that sees to that. Limits: --max-body, --concurrent instances of --max-memory each,
 --request-timeout, heads of 16 KiB. SIGTERM and SIGINT let requests under way end.
 
 Exit codes: 0 stopped by a signal; 1 failed; 2 used wrongly.`

@@ -84,6 +84,10 @@ func New(cfg Config) (*Handler, error) {
 
 // ServeHTTP runs a guest for a request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.ContainsRune(r.URL.Path, 0) { // a variable of the environment cannot hold it
+		http.Error(w, "a NUL in the path", http.StatusBadRequest)
+		return
+	}
 	ctx, done := context.WithTimeout(r.Context(), h.cfg.Timeout)
 	defer done()
 	if !h.enter(ctx) {

@@ -111,6 +111,7 @@ func TestRequestsAndResponses(t *testing.T) {
 		{"GET", "/endless", "", 502, "Bad Gateway"},
 		{"GET", "/trap", "", 502, "Bad Gateway"},
 		{"GET", "/exit", "", 502, "Bad Gateway"},
+		{"GET", "/a%00b", "", 400, "NUL"},
 	} {
 		resp, body, err := s.ask(c.method, c.path, c.body, "X-Test", "hello", "Proxy", "http://evil.example")
 		if err != nil || resp.StatusCode != c.status || !strings.Contains(body, c.want) || strings.Contains(body, "evil") {
