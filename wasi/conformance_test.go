@@ -5,9 +5,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tetratelabs/wazero/api"
 
 	"github.com/manykv/manykv/client"
 	"github.com/manykv/manykv/kv"
@@ -231,6 +234,72 @@ func TestInstancesAreApart(t *testing.T) {
 	for range cap(results) {
 		if err := <-results; err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// What a guest imports besides is named, and WASI preview 1 is there.
+func TestImportsOfGuests(t *testing.T) {
+	h := openHost(t, Config{})
+	var missing *ImportError
+	if _, err := h.Compile(t.Context(), readComponent(t, "shop.wasm")); !errors.As(err, &missing) || !slices.Equal(missing.Imports, []string{`"log" of "$root"`}) {
+		t.Errorf("shop: %v, want an import error of log", err)
+	}
+	report, err := h.Inspect(t.Context(), readComponent(t, "shop.wasm"))
+	must(t, err)
+	if !report.Component || report.Program || !errors.As(report.Problem, &missing) || !slices.Equal(report.Versions, []string{"0.2.0-draft2"}) {
+		t.Errorf("shop: %+v", report)
+	}
+	g := compile(t, h, readComponent(t, "adapted.wasm"))
+	in, err := g.Instantiate(t.Context(), Process{})
+	must(t, err)
+	defer func() { must(t, in.Close(t.Context())) }()
+	_, err = in.run(t.Context(), in.module.ExportedFunction(initializeName)) // calls random_get
+	must(t, err)
+
+	get := [][2]string{{draft2.module("store"), "[method]bucket.get"}}
+	for what, c := range map[string]struct {
+		binary []byte
+		says   string
+	}{
+		"another signature": {coreOf(get, "run"), "it is (i32, i32, i32, i32)"},
+		"another version":   {coreOf([][2]string{{"wasi:keyvalue/batch@0.2.0", "get-many"}}), `"get-many" of "wasi:keyvalue/batch@0.2.0"`},
+		"WASI 0.2":          {coreOf([][2]string{{"wasi:cli/stdout@0.2.0", "get-stdout"}}), `"get-stdout" of "wasi:cli/stdout@0.2.0"`},
+		"our own module":    {coreOf([][2]string{{hostModule, finishName}}), `"finish" of "manykv"`},
+		"no preview 1":      {coreOf([][2]string{{preview1, "fd_dance"}}), `"fd_dance" of "wasi_snapshot_preview1"`},
+	} {
+		if _, err := h.Compile(t.Context(), c.binary); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v, want %q", what, err, c.says)
+		}
+	}
+}
+
+// What answers need of a guest is named too.
+func TestGuestsWithoutMemory(t *testing.T) {
+	h := openHost(t, Config{})
+	importing := func(edit func(m *moduleWriter)) []byte {
+		var m moduleWriter
+		m.importFunc(draft2.module("store"), "open", m.typeOf([]api.ValueType{i32, i32, i32}, nil))
+		edit(&m)
+		return m.bytes()
+	}
+	memory := func(m *moduleWriter) {
+		m.memory = true
+		m.export(memoryName, coreMemory, 0)
+	}
+	for what, c := range map[string]struct {
+		edit func(m *moduleWriter)
+		says string
+	}{
+		"no memory":       {func(*moduleWriter) {}, "exports no memory"},
+		"no cabi_realloc": {memory, "exports no cabi_realloc"},
+		"another cabi_realloc": {func(m *moduleWriter) {
+			memory(m)
+			m.export(reallocName, coreFunc, m.define(m.typeOf(nil, nil), body(nil)))
+		}, "cabi_realloc is ()"},
+	} {
+		if _, err := h.Compile(t.Context(), importing(c.edit)); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v, want %q", what, err, c.says)
 		}
 	}
 }
