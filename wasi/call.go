@@ -54,10 +54,7 @@ func instanceOf(ctx context.Context) *Instance {
 	return in
 }
 
-var (
-	errReentered = errors.New("cabi_realloc called it")
-	errStarting  = errors.New("the module's start function called it")
-)
+var errReentered = errors.New("cabi_realloc called it")
 
 // serve returns the host's side of functions[i]: it leaves the number of blocks as
 // its result. A panic is how wazero wants a trap.
@@ -70,11 +67,8 @@ func (h *Host) serve(i int) api.GoModuleFunc {
 			began = time.Now()
 		}
 		c := &instanceOf(ctx).call
-		switch {
-		case c.phase != outside:
+		if c.phase != outside {
 			panic(&Trap{f.label(), errReentered})
-		case c.in.memory == nil:
-			panic(&Trap{f.label(), errStarting})
 		}
 		c.ctx, c.adapter, c.args, c.keys, c.phase = ctx, adapter, stack[:params], 0, inside
 		err := c.answer.begin(c, f.area)

@@ -134,5 +134,5 @@ func coreType(params, results []api.ValueType) string {
 
 // reserved says whether a name is one of the conventions between guest and host.
 func reserved(name string) bool {
-	return name == startName || name == initializeName || name == reallocName || strings.HasPrefix(name, postReturn)
+	return name == startName || name == initializeName || name == reallocName || name == beginName || strings.HasPrefix(name, postReturn)
 }

@@ -1,6 +1,7 @@
 package wasi
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -340,6 +341,42 @@ func TestRunawayGuest(t *testing.T) {
 				t.Errorf("got %v, want %v", err, enough)
 			}
 		})
+	}
+}
+
+// beginning is a module with a start function of that code, with `open` as function 0.
+func beginning(code []byte) []byte {
+	var m moduleWriter
+	m.importFunc(draft2.module("store"), "open", m.typeOf([]api.ValueType{i32, i32, i32}, nil))
+	start := m.define(m.typeOf(nil, nil), body(code))
+	m.export(reallocName, coreFunc, m.define(m.typeOf(reallocParams, oneWord), body([]byte{opI32Const, 32})))
+	m.memory = true
+	m.export(memoryName, coreMemory, 0)
+	binary := m.bytes()
+	codes := bytes.LastIndex(binary, section(coreCodeSection, appendU32(nil, uint32(len(m.codes))), bytes.Join(m.codes, nil)))
+	return slices.Concat(binary[:codes], section(coreStartSection, appendU32(nil, start)), binary[codes:])
+}
+
+// A module's start function runs when the instance is whole, and can be ended.
+func TestStartFunction(t *testing.T) {
+	h := openHost(t, Config{})
+	opens := compile(t, h, beginning([]byte{opI32Const, 0, opI32Const, 0, opI32Const, 16, opCall, 0}))
+	in, err := opens.Instantiate(t.Context(), Process{Open: NewMemory(kv.Limits{}).Open})
+	must(t, err)
+	if len(in.handles.all) != 2 {
+		t.Errorf("%d handles, want the start function's one", len(in.handles.all)-1)
+	}
+	must(t, in.Close(t.Context()))
+	for _, e := range opens.exports() {
+		if e.Name == beginName {
+			t.Errorf("%s is shown", beginName)
+		}
+	}
+	loops := compile(t, h, beginning([]byte{opLoop, formEmpty, 0x0c, 0, opEnd}))
+	ctx, done := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer done()
+	if _, err := loops.Instantiate(ctx, Process{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a start function that never ends: %v", err)
 	}
 }
 

@@ -72,7 +72,9 @@ func (g *Guest) exports() []Export {
 		}
 	} else {
 		for name, f := range g.code.ExportedFunctions() {
-			all = append(all, Export{name, coreType(f.ParamTypes(), f.ResultTypes()), coreInvocable(name, f)})
+			if name != beginName { // which we have put there
+				all = append(all, Export{name, coreType(f.ParamTypes(), f.ResultTypes()), coreInvocable(name, f)})
+			}
 		}
 	}
 	slices.SortFunc(all, func(a, b Export) int { return cmp.Compare(a.Name, b.Name) })

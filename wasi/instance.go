@@ -48,8 +48,8 @@ type Instance struct {
 	initialized bool // _initialize has run
 }
 
-// Instantiate makes an instance. Nothing of it runs yet, unless the module itself has
-// a start function, which must not call the host.
+// Instantiate makes an instance. Nothing of it runs yet, but a start function that the
+// module itself has.
 func (g *Guest) Instantiate(ctx context.Context, p Process) (_ *Instance, err error) {
 	in := &Instance{guest: g, policy: p.Open}
 	in.call.in = in
@@ -58,7 +58,7 @@ func (g *Guest) Instantiate(ctx context.Context, p Process) (_ *Instance, err er
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(in.failure(ctx, err), in.Close(ctx))
+			err = errors.Join(err, in.Close(ctx))
 		}
 	}()
 	ctx = context.WithValue(ctx, instanceKey{}, in)
@@ -69,7 +69,7 @@ func (g *Guest) Instantiate(ctx context.Context, p Process) (_ *Instance, err er
 	for _, d := range g.dialects {
 		a, err := g.host.runtime.InstantiateModule(ctx, g.host.adapters[d], config)
 		if err != nil {
-			return nil, err
+			return nil, in.failure(ctx, err)
 		}
 		in.adapters = append(in.adapters, a)
 		for _, iface := range []string{"store", "batch", "atomics"} {
@@ -78,11 +78,19 @@ func (g *Guest) Instantiate(ctx context.Context, p Process) (_ *Instance, err er
 	}
 	resolve := experimental.WithImportResolver(ctx, func(name string) api.Module { return byName[name] })
 	if in.module, err = g.host.runtime.InstantiateModule(resolve, g.code, in.world(config, p)); err != nil {
-		return nil, err
+		return nil, in.failure(ctx, err)
 	}
 	in.memory = in.module.Memory()
 	in.interrupt = in.module.ExportedGlobal(interruptName).(api.MutableGlobal) // interruptible has put it there
-	return in, in.link(ctx, config)
+	if err := in.link(ctx, config); err != nil {
+		return nil, err
+	}
+	if begin := in.module.ExportedFunction(beginName); begin != nil {
+		if _, err := in.run(ctx, begin); err != nil {
+			return nil, err
+		}
+	}
+	return in, nil
 }
 
 // link gives the adapters the guest's cabi_realloc.
@@ -96,7 +104,7 @@ func (in *Instance) link(ctx context.Context, config wazero.ModuleConfig) error 
 		})
 		l, err := in.guest.host.runtime.InstantiateModule(ctx, in.guest.host.link, config)
 		if err != nil {
-			return err
+			return in.failure(ctx, err)
 		}
 		in.adapters = append(in.adapters, l)
 	}

@@ -23,14 +23,18 @@ import (
 //
 // with two global variables; who ends the guest sets `interrupt`.
 //
+// A module's start function would run before anybody could end it: it is taken from
+// the module and exported, to be called when the instance is whole.
+//
 // What follows reads a module's sections and instructions (the core specification, §5)
 // to find the loops, and to see that nothing in it makes wazero allocate without end
 // (coresections.go). It puts globals and an export behind those there are, so that no
 // index changes. Whatever is wrong with the module otherwise is left for wazero.
 
 const (
-	// interruptName is the export of the variable.
+	// interruptName is the export of the variable, beginName that of the start function.
 	interruptName = "manykv:interrupt"
+	beginName     = "manykv:start"
 	// turnsBetween is how many loops and calls a guest makes between two visits of Go,
 	// which cost 40 ns each: some microseconds of work.
 	turnsBetween = 1000
@@ -41,9 +45,13 @@ func interruptible(module []byte) ([]byte, error) {
 	if !bytes.HasPrefix(module, []byte(corePreamble)) {
 		return nil, errors.New("no core module")
 	}
-	w := rewriter{out: make([]byte, 0, len(module)+len(module)/8)}
+	w := rewriter{out: make([]byte, 0, 2*len(module))}
 	w.out = append(w.out, corePreamble...)
 	r := wasmReader{data: module, at: preambleSize}
+	ahead := r
+	if err := ahead.sections(w.findStart); err != nil {
+		return nil, err
+	}
 	err := r.sections(func(s wasmSection) error {
 		if err := w.section(s.id, s.body); err != nil {
 			return fmt.Errorf("section %d: %w", s.id, err)
@@ -63,7 +71,17 @@ type rewriter struct {
 	globals uint32 // that the module has, imported ones included: the first variable's index
 	memory  bool   // the module has one
 	global  bool   // the variables are there
-	export  bool   // and the export of the first
+	export  bool   // and the exports
+	starts  bool   // the module has a start function
+	start   uint32 // which
+}
+
+// findStart looks for the start function, whose export comes before its section.
+func (w *rewriter) findStart(s wasmSection) error {
+	if s.id == coreStartSection {
+		w.starts, w.start = true, s.body.u32()
+	}
+	return nil // what is wrong with it is found when it is read again
 }
 
 // before adds sections that the module does not have, if they belong before one.
@@ -77,7 +95,7 @@ func (w *rewriter) before(id byte) {
 		w.global = true
 	}
 	if !w.export && id > coreExportSection {
-		w.emit(coreExportSection, extended([]byte{0}, 1, w.exported()))
+		w.emit(coreExportSection, w.exported([]byte{0}))
 		w.export = true
 	}
 }
@@ -109,8 +127,13 @@ func appendS32(dst []byte, n int32) []byte {
 	return append(dst, byte(n&0x7f))
 }
 
-func (w *rewriter) exported() []byte {
-	return appendU32(append(appendName(nil, interruptName), coreGlobal), w.globals)
+// exported returns the section of exports with ours.
+func (w *rewriter) exported(body []byte) []byte {
+	n, ours := uint32(1), appendU32(append(appendName(nil, interruptName), coreGlobal), w.globals)
+	if w.starts {
+		n, ours = 2, appendU32(append(appendName(ours, beginName), coreFunc), w.start)
+	}
+	return extended(body, n, ours)
 }
 
 func (w *rewriter) emit(id byte, body []byte) {
@@ -152,7 +175,7 @@ func (w *rewriter) section(id byte, r *wasmReader) error {
 		body, w.global = extended(body, 2, variables()), true
 	case coreExportSection:
 		r.coreSection(id)
-		body, w.export = extended(body, 1, w.exported()), true
+		body, w.export = w.exported(body), true
 	case coreCodeSection:
 		body = w.code(r)
 	default:
@@ -161,7 +184,9 @@ func (w *rewriter) section(id byte, r *wasmReader) error {
 	if err := r.finish(); err != nil {
 		return err
 	}
-	w.emit(id, body)
+	if id != coreStartSection {
+		w.emit(id, body)
+	}
 	return nil
 }
 
