@@ -390,6 +390,10 @@ func (r *replica) holds(index, term uint64) bool {
 // the configuration from it, and forget one that stands in the log after it. The one
 // there is may come again, if it was not there yet when holds was asked.
 func (k *sink) wanted() error {
+	var e raft.Log
+	if k.s.logs.GetLog(k.note.Index, &e) == nil && e.Term == k.note.Term {
+		return fmt.Errorf("shard %d: a snapshot at entry %d, which the log has", k.s.shard, k.note.Index)
+	}
 	index, _ := k.s.covered()
 	last, err := k.s.logs.LastIndex()
 	if err == nil && (k.note.Index < index || k.note.Index == index && last > index) {

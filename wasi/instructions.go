@@ -42,12 +42,15 @@ const (
 
 // checked appends a function's body to dst, with check at its head and at that of
 // each loop.
-func (r *wasmReader) checked(dst, check []byte) []byte {
+func (r *wasmReader) checked(dst, check []byte, globals uint32) []byte {
 	r.locals()
 	dst = append(append(dst, r.data[:r.at]...), check...)
 	from := r.at
 	for r.left() > 0 {
 		op := r.byte()
+		if op == opGlobalGet || op == opGlobalSet {
+			r.ownGlobal(globals)
+		}
 		r.immediates(op)
 		if op == opLoop {
 			dst = append(append(dst, r.data[from:r.at]...), check...)
@@ -55,6 +58,14 @@ func (r *wasmReader) checked(dst, check []byte) []byte {
 		}
 	}
 	return append(dst, r.data[from:]...)
+}
+
+// ownGlobal looks at the index that follows: the module's own globals end before ours.
+func (r *wasmReader) ownGlobal(globals uint32) {
+	ahead := *r
+	if index := ahead.u32(); index >= globals {
+		r.fail("global %d, there are %d", index, globals)
+	}
 }
 
 // immediates passes over what follows an opcode: WebAssembly 2.0, which is what
@@ -80,9 +91,13 @@ func (r *wasmReader) immediates(op byte) {
 	case op == 0x44: // f64.const
 		r.take(8)
 	case op == 0xfc:
-		r.bulk(r.u32())
+		r.bulk(uint32(r.byte())) // each has one byte
 	case op == 0xfd:
-		r.vector(r.u32())
+		second := r.byte()
+		if second >= 0x80 && r.byte() != 1 { // only the shortest form: wazero reads no other
+			r.fail("an instruction that is not in its shortest form")
+		}
+		r.vector(uint32(second))
 	case op <= 0x01, op == 0x05, op == opEnd, op == 0x0f, op == 0x1a, op == 0x1b, op >= 0x45 && op <= 0xc4, op == 0xd1:
 	default:
 		r.fail("unknown instruction %#x", op)

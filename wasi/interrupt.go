@@ -198,7 +198,7 @@ func (w *rewriter) code(r *wasmReader) []byte {
 	var function []byte
 	for range n {
 		f := wasmReader{data: r.bytes()}
-		if function = f.checked(function[:0], check); f.err != nil {
+		if function = f.checked(function[:0], check, w.globals); f.err != nil {
 			r.fail("a function: %v", f.err)
 		}
 		if r.err != nil {

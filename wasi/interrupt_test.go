@@ -72,25 +72,40 @@ func TestInstructions(t *testing.T) {
 		function := slices.Concat([]byte{1, 1, i32}, []byte(op), bytes.Repeat([]byte{opLoop}, n))
 		r := wasmReader{data: function}
 		want := slices.Concat(function[:3], check, function[3:]) // at its head only
-		if got := r.checked(nil, check); r.err != nil || !bytes.Equal(got, want) {
+		if got := r.checked(nil, check, 1000); r.err != nil || !bytes.Equal(got, want) {
 			t.Errorf("instruction % x with %d bytes: %v, % x, want % x", op, n, r.err, got, want)
 		}
 		if n == 0 {
 			continue
 		}
 		short := wasmReader{data: function[:len(function)-1]}
-		if short.checked(nil, check); short.err == nil {
+		if short.checked(nil, check, 1000); short.err == nil {
 			t.Errorf("instruction % x cut short: %v", op, short.err)
 		}
 	}
 	loop := wasmReader{data: []byte{0, opLoop, formEmpty, opEnd, opEnd}}
-	if got, want := loop.checked(nil, check), []byte{0, 0xaa, 0xbb, opLoop, formEmpty, 0xaa, 0xbb, opEnd, opEnd}; !bytes.Equal(got, want) {
+	if got, want := loop.checked(nil, check, 1000), []byte{0, 0xaa, 0xbb, opLoop, formEmpty, 0xaa, 0xbb, opEnd, opEnd}; !bytes.Equal(got, want) {
 		t.Errorf("a loop: % x, want % x", got, want)
 	}
 	for _, op := range [][]byte{{0x06}, {0x12}, {0xd3}, {0xfe, 0}, {0xfc, 18}, {0xfd, 0x80, 2}} {
 		r := wasmReader{data: append([]byte{0}, op...)}
-		if r.checked(nil, check); r.err == nil {
+		if r.checked(nil, check, 1000); r.err == nil {
 			t.Errorf("instruction % x is known", op)
+		}
+	}
+}
+
+// A guest cannot reach the variables that end it, nor hide instructions.
+func TestCodeThatIsRefused(t *testing.T) {
+	for what, code := range map[string][]byte{
+		"our variable is written": {opGlobalSet, 5},
+		"our variable is read":    {opGlobalGet, 6},
+		"a long vector opcode":    {0xfd, 0x8c, 0x00},
+		"a long opcode":           {0xfc, 0x8a, 0x00},
+	} {
+		r := wasmReader{data: append([]byte{0}, code...)}
+		if r.checked(nil, nil, 5); r.err == nil {
+			t.Errorf("%s: it is accepted", what)
 		}
 	}
 }

@@ -124,11 +124,13 @@ func (g *Guest) returns(name string, returns Returns) (resultKind, error) {
 		return 0, fmt.Errorf("%w: the guest exports no function %q; it exports %v", kv.ErrInvalid, name, g.invocable())
 	case typed && (t.params > 0 || t.result == resultOther):
 		return 0, fmt.Errorf("%w: %s is %s; functions without parameters that return nothing, a string or result<string, string> can be invoked", kv.ErrInvalid, name, t.text)
-	case typed:
-		return t.result, nil
 	}
 	shape := coreType(core.ParamTypes(), core.ResultTypes())
 	switch {
+	case typed && shape != map[bool]string{true: "()", false: "() -> i32"}[t.result == resultNone]:
+		return 0, fmt.Errorf("%w: %s is %s, but %s in the core module", kv.ErrInvalid, name, t.text, shape)
+	case typed:
+		return t.result, nil
 	case shape == "()" && returns == ReturnsKnown:
 		return resultNone, nil
 	case shape == "() -> i32" && returns == ReturnsString:

@@ -258,6 +258,10 @@ func skipCovered(req *raft.AppendEntriesRequest, covered func(shard uint32) (ind
 		rest = len(req.Entries)
 	}
 	req.Entries = req.Entries[rest:]
+	// What the request shows is up to here. The log may go on with entries of another
+	// leader's, and raft would take all it has up to the leader's commit index for
+	// committed.
+	req.LeaderCommitIndex = min(req.LeaderCommitIndex, index+uint64(len(req.Entries)))
 }
 
 // reply queues the answer to in. It is as lazy as the request, and expires when

@@ -277,7 +277,7 @@ func TestSkipCovered(t *testing.T) {
 		{"up to it", 4, 5, 10, 10, 0},
 		{"a probe before", 4, 5, 4, 10, 0},
 	} {
-		req := &raft.AppendEntriesRequest{PrevLogEntry: c.prev, PrevLogTerm: 2, Entries: entries(c.from, c.to)}
+		req := &raft.AppendEntriesRequest{PrevLogEntry: c.prev, PrevLogTerm: 2, Entries: entries(c.from, c.to), LeaderCommitIndex: 99}
 		skipCovered(req, func(uint32) (uint64, uint64) { return index, term }, 5)
 		first := uint64(0)
 		if len(req.Entries) > 0 {
@@ -289,6 +289,13 @@ func TestSkipCovered(t *testing.T) {
 		}
 		if req.PrevLogEntry != c.wantPrev || req.PrevLogTerm != wantTerm || first != c.wantOf {
 			t.Errorf("%s: follows entry %d of term %d, begins at %d; want %d, %d, %d", c.what, req.PrevLogEntry, req.PrevLogTerm, first, c.wantPrev, wantTerm, c.wantOf)
+		}
+		wantCommit := uint64(99)
+		if c.prev < index && c.wantPrev == index {
+			wantCommit = index + uint64(len(req.Entries)) // nothing beyond is shown to be the leader's
+		}
+		if req.LeaderCommitIndex != wantCommit {
+			t.Errorf("%s: the commit index is %d, want %d", c.what, req.LeaderCommitIndex, wantCommit)
 		}
 		if n := len(req.Entries); n > 0 && req.Entries[n-1].Index != c.to {
 			t.Errorf("%s: the last entry is %d, want %d", c.what, req.Entries[n-1].Index, c.to)

@@ -161,8 +161,8 @@ func TestFailedSnapshotIsNotInstalled(t *testing.T) {
 			if got, err := p.install(data); !errors.Is(err, errSource) || !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("after %d bytes: got %+v, %v; want the error of the source", before, got, err)
 			}
+			p.busy.Wait() // until the follower has seen the end: it takes one at a time
 		}
-		p.busy.Wait()
 		if s := p.n2.Stats(); s.SnapshotsReceived != 0 || s.DroppedMalformed != 0 {
 			t.Errorf("n2 counted %d snapshots and %d malformed", s.SnapshotsReceived, s.DroppedMalformed)
 		}
