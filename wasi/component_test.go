@@ -164,6 +164,7 @@ func FuzzUnwrap(f *testing.F) {
 	f.Add(readComponent(f, "shop.wasm"))
 	f.Add(readComponent(f, "adapted.wasm"))
 	f.Add(readComponent(f, "greeter.wasm"))
+	f.Add(readComponent(f, "grammar.wasm"))
 	f.Add(componentOf(section(sectionModule, coreOf(nil, "run"))))
 	f.Fuzz(func(t *testing.T, binary []byte) {
 		before := allocated()
@@ -171,8 +172,17 @@ func FuzzUnwrap(f *testing.F) {
 		if grew := allocated() - before; grew > 64<<20+100*uint64(len(binary)) {
 			t.Errorf("%d bytes made it allocate %d", len(binary), grew)
 		}
-		if err == nil && !bytes.Contains(binary, c.core) {
+		if err != nil {
+			return
+		}
+		if !bytes.Contains(binary, c.core) {
 			t.Error("the core module is no part of the input")
+		}
+		for name, s := range c.exports {
+			unknown := s.params < 0
+			if len(s.text) > maxText+len("...") || unknown != (s.text == "func(?)") || unknown && s.result != resultOther {
+				t.Errorf("%q is %+v", name, s)
+			}
 		}
 	})
 }

@@ -2,6 +2,7 @@ package wasi
 
 import (
 	"cmp"
+	"strconv"
 	"strings"
 )
 
@@ -47,7 +48,8 @@ type funcDef struct {
 }
 
 // defineTypes reads a type section. Items after one that is not understood are
-// counted, so that later sections' indices stay right.
+// counted, so that later sections' indices stay right. They do not when bytes are left
+// over: there was more to an item, or more of them, than is known here.
 func (c *componentReader) defineTypes(r *wasmReader) {
 	for n := r.count(); n > 0; n-- {
 		d := typeDef{at: r.at}
@@ -55,6 +57,9 @@ func (c *componentReader) defineTypes(r *wasmReader) {
 			d.at = 0
 		}
 		c.types.add(d)
+	}
+	if r.err == nil {
+		c.loseAfter(r)
 	}
 }
 
@@ -125,7 +130,7 @@ func (c *componentReader) spell(f funcDef) string {
 		if i > 0 {
 			t.add(", ")
 		}
-		t.add(witLabel(string(r.bytes())), ": ")
+		t.add(witLabel(r.bytes()), ": ")
 		t.value(r.valueType())
 	}
 	t.add(")")
@@ -136,7 +141,7 @@ func (c *componentReader) spell(f funcDef) string {
 		}
 	}
 	if f.unlike != "" {
-		t.add(" with ", f.unlike)
+		t.add(", lifted with ", f.unlike)
 	}
 	return t.String()
 }
@@ -180,17 +185,17 @@ func (t *witText) defined(d typeDef) {
 	r := t.c.definition(d)
 	switch op := r.byte(); op {
 	case typeList:
-		t.parts("list", r.valueType())
+		t.parts("list", 1, r)
 	case typeOption:
-		t.parts("option", r.valueType())
+		t.parts("option", 1, r)
 	case typeMap:
-		t.parts("map", r.valueType(), r.valueType())
+		t.parts("map", 2, r)
+	case typeArray:
+		t.add("list<")
+		t.value(r.valueType())
+		t.add(", ", strconv.FormatUint(uint64(r.u32()), 10), ">")
 	case typeTuple:
-		var parts []valueType
-		for n := min(r.count(), maxText); n > 0; n-- {
-			parts = append(parts, r.valueType())
-		}
-		t.parts("tuple", parts...)
+		t.parts("tuple", r.count(), r)
 	case typeResult:
 		t.result(r)
 	case typeBorrow:
@@ -205,33 +210,37 @@ func (t *witText) defined(d typeDef) {
 // typeWords is how types are called that have no name.
 var typeWords = map[byte]string{
 	typeRecord: "record", typeVariant: "variant", typeEnum: "enum", typeFlags: "flags",
-	typeFuture: "future", typeStream: "stream", typeArray: "list",
+	typeFuture: "future", typeStream: "stream",
 }
 
 func (t *witText) result(r *wasmReader) {
 	value, hasValue := r.optionalType()
 	problem, hasProblem := r.optionalType()
-	switch {
-	case hasValue && hasProblem:
-		t.parts("result", value, problem)
-	case hasValue:
-		t.parts("result", value)
-	case hasProblem:
-		t.add("result<_, ")
-		t.value(problem)
-		t.add(">")
-	default:
+	if !hasValue && !hasProblem {
 		t.add("result")
+		return
 	}
+	t.add("result<")
+	if hasValue {
+		t.value(value)
+	} else {
+		t.add("_")
+	}
+	if hasProblem {
+		t.add(", ")
+		t.value(problem)
+	}
+	t.add(">")
 }
 
-func (t *witText) parts(word string, parts ...valueType) {
+// parts reads a type's n parts.
+func (t *witText) parts(word string, n int, r *wasmReader) {
 	t.add(word, "<")
-	for i, p := range parts {
+	for i := 0; i < n && !t.full(); i++ {
 		if i > 0 {
 			t.add(", ")
 		}
-		t.value(p)
+		t.value(r.valueType())
 	}
 	t.add(">")
 }
@@ -245,15 +254,16 @@ func (d typeDef) label(otherwise string) string {
 }
 
 // witLabel returns a label if it is one: it goes into messages, so nothing but letters,
-// digits and hyphens may pass.
-func witLabel(text string) string {
+// digits and hyphens may pass. It is told by its length first: a long one in a type that
+// many functions have would be copied for each.
+func witLabel[T string | []byte](text T) string {
 	if len(text) > maxLabel {
 		return "?"
 	}
-	for _, c := range []byte(text) {
-		if c != '-' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
+	for i := range len(text) {
+		if c := text[i]; c != '-' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
 			return "?"
 		}
 	}
-	return text
+	return string(text)
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the components beside it, from their C and WIT. It needs clang and lld with
-# wasm32, and jco 1.34.0: npm install @bytecodealliance/jco@1.34.0
+# Builds the components beside it, from their C and WIT or their text. It needs clang
+# and lld with wasm32, and jco 1.34.0: npm install @bytecodealliance/jco@1.34.0
 set -euo pipefail
 cd "$(dirname "$0")"
 jco=${JCO:-jco}
@@ -19,3 +19,5 @@ core shop
 core adapted
 core adapter -Wl,--import-memory
 "$jco" new "$tmp/adapted.embedded.wasm" -o adapted.wasm --adapt "wasi_snapshot_preview1=$tmp/adapter.embedded.wasm"
+
+"$jco" parse grammar.wat -o grammar.wasm
