@@ -175,6 +175,9 @@ func environment(r *http.Request, body int) []string {
 		env = append(env, "CONTENT_TYPE="+t)
 	}
 	for name, values := range r.Header {
+		if strings.Contains(name, "_") {
+			continue // X_User would be the same variable as X-User, which a proxy may vouch for
+		}
 		variable, separator := strings.ToUpper(strings.ReplaceAll(name, "-", "_")), ", "
 		switch variable {
 		case "PROXY", "CONTENT_LENGTH", "CONTENT_TYPE", "HOST":

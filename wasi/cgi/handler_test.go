@@ -113,7 +113,7 @@ func TestRequestsAndResponses(t *testing.T) {
 		{"GET", "/exit", "", 502, "Bad Gateway"},
 		{"GET", "/a%00b", "", 400, "NUL"},
 	} {
-		resp, body, err := s.ask(c.method, c.path, c.body, "X-Test", "hello", "Proxy", "http://evil.example")
+		resp, body, err := s.ask(c.method, c.path, c.body, "X-Test", "hello", "X_Test", "evil", "Proxy", "http://evil.example")
 		if err != nil || resp.StatusCode != c.status || !strings.Contains(body, c.want) || strings.Contains(body, "evil") {
 			t.Errorf("%s %s: %v, %+v, %q; want %d and %q", c.method, c.path, err, resp, body, c.status, c.want)
 		}

@@ -83,8 +83,8 @@ func headEnd(b []byte) int {
 	}
 }
 
-// hopByHop are headers about the connection, which is ours.
-var hopByHop = []string{"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
+// hopByHop are headers about the connection, which is ours, and so is the length.
+var hopByHop = []string{"Connection", "Content-Length", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
 
 // begin sends the head.
 func (o *response) begin(head []byte) error {
