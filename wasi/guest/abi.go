@@ -68,6 +68,17 @@ func call(arguments any, host func(result unsafe.Pointer), read func() error) er
 	return err
 }
 
+// none is an index that no handle has.
+const none = 0
+
+// take returns a handle that is given back, with mu held, and leaves none of it: the
+// host gives its index to the next one that is opened, which must not be closed for it.
+func take(handle *uint32) uint32 {
+	h := *handle
+	*handle = none
+	return h
+}
+
 // octet, word and number read the result at an offset in bytes.
 func octet(at int) byte    { return byte(area[at/8] >> (at % 8 * 8)) }
 func word(at int) uint32   { return uint32(area[at/8] >> (at % 8 * 8)) }

@@ -27,11 +27,12 @@ func (b *Bucket) Increment(key string, delta int64) (sum int64, err error) {
 	return sum, err
 }
 
-// CAS is a compare-and-swap that has been begun: Swap ends it, or Close.
+// CAS is a compare-and-swap that has been begun: Swap ends it, or Close. Another call
+// than Close ends the guest after that.
 type CAS struct{ handle uint32 }
 
 // ConflictError is how a swap fails when the key was written since the CAS began. CAS
-// is a new one, of what is there now.
+// is a new one, of what is there now, to be swapped or closed.
 type ConflictError struct{ CAS *CAS }
 
 func (*ConflictError) Error() string { return "the key was written meanwhile" }
@@ -54,7 +55,7 @@ func (c *CAS) Current() (value []byte, found bool, err error) {
 // a *ConflictError has the next one.
 func (c *CAS) Swap(value []byte) error {
 	return call(value, func(result unsafe.Pointer) {
-		hostSwap(c.handle, unsafe.Pointer(unsafe.SliceData(value)), uint32(len(value)), result)
+		hostSwap(take(&c.handle), unsafe.Pointer(unsafe.SliceData(value)), uint32(len(value)), result)
 	}, func() error {
 		switch {
 		case octet(0) == 0:
@@ -67,9 +68,11 @@ func (c *CAS) Swap(value []byte) error {
 	})
 }
 
-// Close gives a CAS up that was not swapped.
+// Close gives a CAS up. After Swap, or another Close, it does nothing.
 func (c *CAS) Close() {
 	mu.Lock()
 	defer mu.Unlock()
-	hostDropCAS(c.handle)
+	if h := take(&c.handle); h != none {
+		hostDropCAS(h)
+	}
 }

@@ -15,6 +15,10 @@
 // *ConflictError of a swap. Goroutines may call at once; the calls are made one after
 // the other, since a guest has one thread.
 //
+// It does not check what it is given. A host ends a guest that has a key or an
+// identifier which is not valid UTF-8 (in Go a string may be anything), or that uses
+// what it has closed.
+//
 // It exports cabi_realloc, through which a host allocates memory for answers: a
 // program that uses this package must not export that itself.
 package guest

@@ -28,7 +28,8 @@ func hostExists(bucket uint32, key string, result unsafe.Pointer)
 //go:wasmimport wasi:keyvalue/store@0.2.0-draft2 [method]bucket.list-keys
 func hostListKeys(bucket, some uint32, cursor string, result unsafe.Pointer)
 
-// Bucket is an open bucket. It must be closed, or is when the guest ends.
+// Bucket is an open bucket. It must be closed, or is when the guest ends. Another call
+// after Close ends the guest.
 type Bucket struct{ handle uint32 }
 
 // Open opens what the host lets this guest know as identifier, often "".
@@ -39,11 +40,13 @@ func Open(identifier string) (*Bucket, error) {
 	return b, err
 }
 
-// Close gives the handle back. The bucket must not be used any more.
+// Close gives the handle back. Closing again does nothing.
 func (b *Bucket) Close() {
 	mu.Lock()
 	defer mu.Unlock()
-	hostDropBucket(b.handle)
+	if h := take(&b.handle); h != none {
+		hostDropBucket(h)
+	}
 }
 
 // option reads a result<option<list<u8>>, error>.
