@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,12 +38,17 @@ func TestGoGuest(t *testing.T) {
 	g := compile(t, openHost(t, Config{}), binary)
 	for backend, bucket := range backends(t) {
 		t.Run(backend, func(t *testing.T) {
+			b := bucket("go")
+			must(t, b.SetMany(t.Context(), []kv.Pair{{Key: "someone else's", Value: []byte("v")}, {Key: "conformance-go/left", Value: nil}}))
 			var stdout, stderr bytes.Buffer
-			err := g.Run(t.Context(), Process{Open: granted(bucket("go")), Args: []string{"goguest"}, Stdout: &stdout, Stderr: &stderr})
+			err := g.Run(t.Context(), Process{Open: granted(b), Args: []string{"goguest"}, Stdout: &stdout, Stderr: &stderr})
 			if err != nil || !strings.HasSuffix(stdout.String(), " checks passed\n") || stderr.Len() > 0 {
 				t.Fatalf("%v\n%s%s", err, &stdout, &stderr)
 			}
 			t.Log(strings.TrimSpace(stdout.String()))
+			if keys, _, err := b.ListKeys(t.Context(), 0); err != nil || !slices.Equal(keys, []string{"someone else's"}) {
+				t.Errorf("the guest left %q, %v; want what is not its own", keys, err)
+			}
 		})
 	}
 	t.Run("it says what is wrong", func(t *testing.T) {

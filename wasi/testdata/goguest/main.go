@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/manykv/manykv/wasi/guest"
 )
@@ -38,23 +39,29 @@ func must(what string, err error) {
 	}
 }
 
+// other says whether err is an error with a text that can be read.
 func other(err error) bool {
-	_, ok := errors.AsType[*guest.OtherError](err)
-	return ok
+	e, ok := errors.AsType[*guest.OtherError](err)
+	return ok && e.Text != "" && len(e.Text) <= 4096 && utf8.ValidString(e.Text) && !strings.ContainsRune(e.Text, 0)
 }
+
+func denied(err error) bool { return errors.Is(err, guest.ErrAccessDenied) }
 
 func main() {
 	b, err := guest.Open("")
 	must("open", err)
 	clean(b)
+	collected(b)
 	store(b)
 	batch(b)
 	large(b)
 	paging(b)
 	counters(b)
 	swaps(b)
-	opening()
+	opening(b)
+	readOnly(b)
 	concurrent(b)
+	moving(b)
 	clean(b)
 	b.Close()
 	if failed > 0 {
@@ -91,7 +98,7 @@ func store(b *guest.Bucket) {
 		must("set", b.Set(c.Key, c.Value))
 		runtime.GC()
 		value, found, err := b.Get(c.Key)
-		check(err == nil && found && bytes.Equal(value, c.Value), "get %q: %q, %v, %v; want %q", c.Key, value, found, err, c.Value)
+		check(err == nil && found && value != nil && bytes.Equal(value, c.Value), "get %q: %q, %v, %v; want %q", c.Key, value, found, err, c.Value)
 		there, err := b.Exists(c.Key)
 		check(err == nil && there, "exists %q: %v, %v", c.Key, there, err)
 		must("delete", b.Delete(c.Key))
@@ -101,10 +108,29 @@ func store(b *guest.Bucket) {
 		there, err = b.Exists(c.Key)
 		check(err == nil && !there, "exists %q after delete: %v, %v", c.Key, there, err)
 	}
-	long := prefix + strings.Repeat("k", 5000)
-	check(other(b.Set(long, nil)), "a key of 5,000 bytes was set")
-	_, _, err := b.Get(long)
-	check(other(err), "a key of 5,000 bytes was read: %v", err)
+	long(b)
+}
+
+// long has every function refuse a key that is too long.
+func long(b *guest.Bucket) {
+	key := prefix + strings.Repeat("k", 5000)
+	keys := []string{prefix + "short", key}
+	for name, do := range map[string]func() error{
+		"get":         func() error { _, _, err := b.Get(key); return err },
+		"set":         func() error { return b.Set(key, nil) },
+		"delete":      func() error { return b.Delete(key) },
+		"exists":      func() error { _, err := b.Exists(key); return err },
+		"get-many":    func() error { _, err := b.GetMany(keys); return err },
+		"set-many":    func() error { return b.SetMany([]guest.Pair{{Key: keys[0]}, {Key: key}}) },
+		"delete-many": func() error { return b.DeleteMany(keys) },
+		"increment":   func() error { _, err := b.Increment(key, 1); return err },
+		"cas":         func() error { _, err := b.CAS(key); return err },
+	} {
+		err := do()
+		check(other(err), "%s with a key of 5,000 bytes: %v, want another error", name, err)
+	}
+	there, err := b.Exists(keys[0])
+	check(err == nil && !there, "a part of a refused batch was set: %v, %v", there, err)
 }
 
 func batch(b *guest.Bucket) {
@@ -116,9 +142,9 @@ func batch(b *guest.Bucket) {
 	runtime.GC() // what the answer is made of must be held by it
 	check(err == nil && len(got) == len(want), "get-many: %d elements, %v; want %d", len(got), err, len(want))
 	for i := range min(len(got), len(want)) {
-		same := got[i] == nil && want[i] == nil ||
-			got[i] != nil && want[i] != nil && got[i].Key == want[i].Key && bytes.Equal(got[i].Value, want[i].Value)
-		check(same, "get-many: place %d is %v, want %v", i, got[i], want[i])
+		ok := got[i] == nil && want[i] == nil ||
+			got[i] != nil && want[i] != nil && got[i].Value != nil && same(got[i], *want[i])
+		check(ok, "get-many: place %d is %v, want %v", i, got[i], want[i])
 	}
 	must("delete-many", b.DeleteMany([]string{prefix + "a", prefix + "none", prefix + "c"}))
 	got, err = b.GetMany([]string{prefix + "a", prefix + "b", prefix + "c"})
@@ -127,9 +153,6 @@ func batch(b *guest.Bucket) {
 	must("delete-many of nothing", b.DeleteMany(nil))
 	got, err = b.GetMany(nil)
 	check(err == nil && len(got) == 0, "get-many of nothing: %v, %v", got, err)
-	check(other(b.SetMany([]guest.Pair{{prefix + "d", nil}, {prefix + strings.Repeat("k", 5000), nil}})), "a batch with a key of 5,000 bytes was set")
-	there, err := b.Exists(prefix + "d")
-	check(err == nil && !there, "a part of a refused batch was set: %v, %v", there, err)
 }
 
 func large(b *guest.Bucket) {
@@ -148,6 +171,8 @@ func large(b *guest.Bucket) {
 	pairs, err := b.GetMany([]string{prefix + "large too", prefix + "large"})
 	runtime.GC()
 	check(err == nil && len(pairs) == 2 && bytes.Equal(pairs[0].Value, one) && bytes.Equal(pairs[1].Value, two), "6 MiB in a batch: %v", err)
+	_, err = b.GetMany(slices.Repeat([]string{prefix + "large"}, 30))
+	check(other(err), "get-many of 90 MiB: %v, want another error", err)
 }
 
 func paging(b *guest.Bucket) {
@@ -177,12 +202,16 @@ func counters(b *guest.Bucket) {
 		value, _, err := b.Get(key)
 		check(err == nil && string(value) == fmt.Sprint(c.want), "the counter is %q, %v; want %d in decimal", value, err, c.want)
 	}
-	must("set", b.Set(key, []byte("9223372036854775807")))
-	_, err := b.Increment(key, 1)
-	check(other(err), "an overflow: %v", err)
-	must("set", b.Set(key, []byte("five")))
-	_, err = b.Increment(key, 1)
-	check(other(err), "an increment of what is no number: %v", err)
+	for _, c := range []struct {
+		value string
+		delta int64
+	}{{"9223372036854775807", 1}, {"-9223372036854775808", -1}, {"five", 1}} {
+		must("set", b.Set(key, []byte(c.value)))
+		sum, err := b.Increment(key, c.delta)
+		check(other(err), "increment of %s by %d: %d, %v; want another error", c.value, c.delta, sum, err)
+		value, _, err := b.Get(key)
+		check(err == nil && string(value) == c.value, "after a refused increment: %q, %v; want %q", value, err, c.value)
+	}
 }
 
 func swaps(b *guest.Bucket) {
@@ -208,27 +237,76 @@ func swaps(b *guest.Bucket) {
 	check(err == nil && string(value) == "mine", "after the swap: %q, %v", value, err)
 	c, err = b.CAS(key)
 	must("cas", err)
+	d, err := b.CAS(key)
+	must("cas", err)
 	c.Close()
+	c.Close() // nothing, and not d
+	check(d.Swap([]byte("mine too")) == nil, "a swap after another cas was closed failed")
+	d.Close() // nothing
+
+	const more = 4200 // than a host lets a guest hold
+	for range more {
+		c, err := b.CAS(key)
+		must("cas again", err)
+		c.Close()
+	}
+	passed++
 }
 
-func opening() {
+func opening(b *guest.Bucket) {
 	_, err := guest.Open("forbidden")
-	check(errors.Is(err, guest.ErrAccessDenied), "open forbidden: %v", err)
+	check(denied(err), "open forbidden: %v", err)
 	_, err = guest.Open("nowhere")
 	check(errors.Is(err, guest.ErrNoSuchStore), "open nowhere: %v", err)
-	r, err := guest.Open("readonly")
-	must("open readonly", err)
-	_, _, err = r.Get(prefix + "cas")
-	check(err == nil, "a read of readonly: %v", err)
-	check(errors.Is(r.Set(prefix+"x", nil), guest.ErrAccessDenied), "readonly was set")
-	check(errors.Is(r.DeleteMany([]string{prefix + "x"}), guest.ErrAccessDenied), "readonly was deleted from")
-	r.Close()
 	for range 10_000 {
 		b, err := guest.Open("")
 		must("open again", err)
 		b.Close()
 	}
 	passed++
+	first, err := guest.Open("")
+	must("open", err)
+	first.Close()
+	second, err := guest.Open("")
+	must("open", err)
+	first.Close() // nothing, and not second, which may have its index
+	must("set", second.Set(prefix+"two", []byte("seen")))
+	value, found, err := b.Get(prefix + "two")
+	check(err == nil && found && string(value) == "seen", "what another handle set: %q, %v, %v", value, found, err)
+	second.Close()
+}
+
+// readOnly may read what is in b, and write nothing.
+func readOnly(b *guest.Bucket) {
+	key := prefix + "kept"
+	must("set", b.Set(key, []byte("5")))
+	r, err := guest.Open("readonly")
+	must("open readonly", err)
+	defer r.Close()
+	value, found, err := r.Get(key)
+	check(err == nil && found && string(value) == "5", "get of readonly: %q, %v, %v", value, found, err)
+	there, err := r.Exists(key)
+	check(err == nil && there, "exists of readonly: %v, %v", there, err)
+	pairs, err := r.GetMany([]string{key})
+	check(err == nil && len(pairs) == 1 && same(pairs[0], guest.Pair{Key: key, Value: []byte("5")}), "get-many of readonly: %v, %v", pairs, err)
+	check(slices.Contains(own(r), key), "readonly does not list %q", key)
+	c, err := r.CAS(key)
+	must("cas of readonly", err)
+	value, found, err = c.Current()
+	check(err == nil && found && string(value) == "5", "current of readonly: %q, %v, %v", value, found, err)
+	for name, do := range map[string]func() error{
+		"set":         func() error { return r.Set(key, nil) },
+		"delete":      func() error { return r.Delete(key) },
+		"set-many":    func() error { return r.SetMany([]guest.Pair{{Key: key}}) },
+		"delete-many": func() error { return r.DeleteMany([]string{key}) },
+		"increment":   func() error { _, err := r.Increment(key, 1); return err },
+		"swap":        func() error { return c.Swap(nil) },
+	} {
+		err := do()
+		check(denied(err), "%s of readonly: %v, want %v", name, err, guest.ErrAccessDenied)
+	}
+	value, _, err = b.Get(key)
+	check(err == nil && string(value) == "5", "readonly was changed: %q, %v", value, err)
 }
 
 // concurrent has goroutines call while others call and the memory is collected.
