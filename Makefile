@@ -32,7 +32,7 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 	awk '/^Fuzz/ { target[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, target[i]; n = 0 }' <<<"$$listed" \
 		| while read -r package target; do \
 			echo "== $$target of $$package"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "$$package"; \
 		done
 
 .PHONY: demo

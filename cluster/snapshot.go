@@ -369,9 +369,13 @@ func (n *Node) covered(shard uint32) (index, term uint64) {
 	return 0, 0
 }
 
-func (n *Node) holds(shard uint32, index, term uint64) bool {
+func (n *Node) holds(shard uint32, leaderTerm, index, term uint64) bool {
 	r := n.replica(sharding.Shard(shard))
-	return r != nil && r.holds(index, term)
+	if r == nil {
+		return false
+	}
+	group := r.raft.Load()
+	return group != nil && leaderTerm >= group.CurrentTerm() && r.holds(index, term)
 }
 
 // holds says that the replica has everything up to a committed entry: in its

@@ -53,10 +53,6 @@ func incrementUnsigned(c *call) error {
 	return nil
 }
 
-// maxHeld is how large a value a cas keeps for `current`; a larger one is read
-// again. With maxHandles it bounds what an instance can make the host keep.
-const maxHeld = 16 << 10
-
 // expect reads a key: what is there now is what a swap will expect.
 func (c *call) expect(b Bucket, key string) (swap, []byte, error) {
 	value, version, found, err := b.GetVersion(c.ctx, key)
@@ -64,7 +60,7 @@ func (c *call) expect(b Bucket, key string) (swap, []byte, error) {
 		return swap{}, nil, err
 	}
 	s := swap{key: key, version: version, found: found}
-	if len(value) <= maxHeld {
+	if c.in.handles.room(value) {
 		s.known, s.value = true, append([]byte(nil), value...)
 	}
 	return s, value, nil
@@ -107,7 +103,7 @@ func casCurrent(c *call) error {
 			c.refuse(4, refused)
 			return nil
 		}
-		h.swap = s
+		h.swap.version, h.swap.found = s.version, s.found
 	}
 	c.option(value, h.swap.found, nil)
 	return nil

@@ -238,6 +238,13 @@ func TestInstancesAreApart(t *testing.T) {
 	}
 }
 
+// foreign is a module that imports something from "env".
+func foreign(name string, description ...byte) []byte {
+	var m moduleWriter
+	m.imports = append(m.imports, entry("env", name, description...))
+	return m.bytes()
+}
+
 // What a guest imports besides is named, and WASI preview 1 is there.
 func TestImportsOfGuests(t *testing.T) {
 	h := openHost(t, Config{})
@@ -266,6 +273,10 @@ func TestImportsOfGuests(t *testing.T) {
 		"another version":   {coreOf([][2]string{{"wasi:keyvalue/batch@0.2.0", "get-many"}}), `"get-many" of "wasi:keyvalue/batch@0.2.0"`},
 		"WASI 0.2":          {coreOf([][2]string{{"wasi:cli/stdout@0.2.0", "get-stdout"}}), `"get-stdout" of "wasi:cli/stdout@0.2.0"`},
 		"our own module":    {coreOf([][2]string{{hostModule, finishName}}), `"finish" of "manykv"`},
+		"a global":          {foreign("g", coreGlobal, i32, 0), `"g" of "env" (a global variable: a guest must have its own)`},
+		"a table":           {foreign("t", coreTable, formFuncRef, 0, 1), `"t" of "env" (a table`},
+		"a memory":          {foreign("m", coreMemory, 0, 1), `"m" of "env" (a memory`},
+		"preview 1 wrongly": {coreOf([][2]string{{preview1, "fd_close"}}), `"fd_close" of "wasi_snapshot_preview1" as (`},
 		"no preview 1":      {coreOf([][2]string{{preview1, "fd_dance"}}), `"fd_dance" of "wasi_snapshot_preview1"`},
 	} {
 		if _, err := h.Compile(t.Context(), c.binary); err == nil || !strings.Contains(err.Error(), c.says) {

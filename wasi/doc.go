@@ -11,7 +11,9 @@
 // trip; order and length are kept; errors are the variant's cases. A guest that
 // breaks the canonical ABI (a pointer outside its memory, a string that is no
 // UTF-8, an unknown handle) is ended, never answered. So is one that runs longer
-// than its context allows. An instance's handles are freed with it.
+// than its context allows, in a loop, in a call, or waiting for its standard input;
+// only a single fill or copy of its memory is not cut short. An instance's handles
+// are freed with it.
 //
 // It refuses guests that import anything else than those and WASI preview 1, and
 // components of several linked modules, and says which import it is.

@@ -17,6 +17,7 @@ type Guest struct {
 	host     *Host
 	code     wazero.CompiledModule
 	dialects []dialect            // that it imports
+	foreign  []Import             // that are no functions, which no host has
 	types    map[string]signature // of what a component exports; nil: it is a core module
 }
 
@@ -66,9 +67,8 @@ func (g *Guest) check() error {
 		}
 		allocates = allocates || ours
 	}
-	for _, m := range g.code.ImportedMemories() {
-		module, name, _ := m.Import()
-		missing = append(missing, fmt.Sprintf("memory %q of %q", name, module))
+	for _, i := range g.foreign {
+		missing = append(missing, fmt.Sprintf("%q of %q (%s)", i.Name, i.Module, i.Missing))
 	}
 	if missing != nil {
 		return &ImportError{missing}
@@ -83,8 +83,12 @@ func (g *Guest) check() error {
 // wasi:keyvalue.
 func (g *Guest) satisfied(module, name string, f api.FunctionDefinition) (missing string, ours bool) {
 	if module == preview1 {
-		if g.host.runtime.Module(preview1).ExportedFunctionDefinitions()[name] == nil {
+		known := g.host.runtime.Module(preview1).ExportedFunctionDefinitions()[name]
+		switch {
+		case known == nil:
 			return fmt.Sprintf("%q of %q", name, module), false
+		case !slices.Equal(f.ParamTypes(), known.ParamTypes()) || !slices.Equal(f.ResultTypes(), known.ResultTypes()):
+			return otherType(module, name, f, coreType(known.ParamTypes(), known.ResultTypes())), false
 		}
 		return "", false
 	}
@@ -93,12 +97,16 @@ func (g *Guest) satisfied(module, name string, f api.FunctionDefinition) (missin
 		return fmt.Sprintf("%q of %q", name, module), false
 	}
 	if want := known.params(); !slices.Equal(f.ParamTypes(), want) || len(f.ResultTypes()) > 0 {
-		return fmt.Sprintf("%q of %q as %s, it is %s", name, module, coreType(f.ParamTypes(), f.ResultTypes()), coreType(want, nil)), true
+		return otherType(module, name, f, coreType(want, nil)), true
 	}
 	if !slices.Contains(g.dialects, d) {
 		g.dialects = append(g.dialects, d)
 	}
 	return "", true
+}
+
+func otherType(module, name string, f api.FunctionDefinition, want string) string {
+	return fmt.Sprintf("%q of %q as %s, it is %s", name, module, coreType(f.ParamTypes(), f.ResultTypes()), want)
 }
 
 // checkMemory wants what answers need: memory, and somebody who allocates it.

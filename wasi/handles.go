@@ -2,9 +2,15 @@ package wasi
 
 import "fmt"
 
-// maxHandles is how many handles an instance may hold: more is a leak, and each
-// costs the host some memory.
-const maxHandles = 4096
+const (
+	// maxHandles is how many handles an instance may hold: more is a leak, and each
+	// costs the host a key.
+	maxHandles = 1024
+	// maxHeld and maxHeldAll are how large a value a cas keeps for `current`, and how
+	// much all of an instance may keep; a value beyond is read again.
+	maxHeld    = 16 << 10
+	maxHeldAll = 1 << 20
+)
 
 // handle is what an index of a guest's means; its zero value is none.
 type handle struct {
@@ -36,6 +42,12 @@ type swap struct {
 type handles struct {
 	all  []handle
 	free []uint32 // indices to be given out again
+	held int      // bytes of values that are known
+}
+
+// room says whether a value may be held.
+func (h *handles) room(value []byte) bool {
+	return len(value) <= maxHeld && h.held+len(value) <= maxHeldAll
 }
 
 // put gives a handle an index; 0 if there are too many.
@@ -44,6 +56,7 @@ func (h *handles) put(v handle) uint32 {
 		at := h.free[n-1]
 		h.free = h.free[:n-1]
 		h.all[at] = v
+		h.held += len(v.swap.value)
 		return at
 	}
 	if len(h.all) == 0 {
@@ -53,6 +66,7 @@ func (h *handles) put(v handle) uint32 {
 		return 0
 	}
 	h.all = append(h.all, v)
+	h.held += len(v.swap.value)
 	return uint32(len(h.all) - 1)
 }
 
@@ -76,6 +90,7 @@ func (h *handles) take(index uint32, kind handleKind) (handle, error) {
 	}
 	v := *p
 	*p = handle{}
+	h.held -= len(v.swap.value)
 	h.free = append(h.free, index)
 	return v, nil
 }

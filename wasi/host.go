@@ -19,7 +19,7 @@ const pageBytes = 64 << 10
 
 // Config says how guests are run. The zero value of a field is its default.
 type Config struct {
-	// MemoryBytes bounds each instance's memory; default 256 MiB, at most 4 GiB. A
+	// MemoryBytes bounds each instance's memory; default 256 MiB, at most MaxMemoryBytes. A
 	// guest that asks for more is told that there is none.
 	MemoryBytes int64
 	// Limits bound what is read from a guest, before it is; default kv's.
@@ -32,12 +32,16 @@ type Config struct {
 
 const defaultMemoryBytes = 256 << 20
 
+// MaxMemoryBytes is the most memory an instance can have: one page less than what 32
+// bits can say the size of.
+const MaxMemoryBytes = 4<<30 - pageBytes
+
 func (c Config) withDefaults() (Config, error) {
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = defaultMemoryBytes
 	}
-	if c.MemoryBytes < pageBytes || c.MemoryBytes > 4<<30 {
-		return c, fmt.Errorf("%w: MemoryBytes is %d, want 0 (the default) or %d to %d", kv.ErrInvalid, c.MemoryBytes, pageBytes, int64(4<<30))
+	if c.MemoryBytes < pageBytes || c.MemoryBytes > MaxMemoryBytes {
+		return c, fmt.Errorf("%w: MemoryBytes is %d, want 0 (the default) or %d to %d", kv.ErrInvalid, c.MemoryBytes, pageBytes, int64(MaxMemoryBytes))
 	}
 	c.Limits = c.Limits.WithDefaults()
 	return c, c.Limits.Validate()

@@ -289,8 +289,31 @@ func TestHandlesAreBounded(t *testing.T) {
 	}
 }
 
-// looping is a guest that keeps itself busy: "loop" never returns, "recurse" takes 2^60
-// calls, and its cabi_realloc calls the host.
+// What all values that are kept for `current` may take is bounded, and a value that is
+// not kept is read again.
+func TestHeldValuesAreBounded(t *testing.T) {
+	var h handles
+	value := make([]byte, maxHeld)
+	var indices []uint32
+	for h.room(value) {
+		indices = append(indices, h.put(handle{kind: handleCas, swap: swap{known: true, value: value}}))
+	}
+	if h.held != maxHeldAll || len(indices) != maxHeldAll/maxHeld || h.room([]byte{0}) || !h.room(nil) {
+		t.Errorf("%d handles hold %d bytes, want %d", len(indices), h.held, maxHeldAll)
+	}
+	for _, index := range indices {
+		if _, err := h.take(index, handleCas); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h.held != 0 || !h.room(value) || h.room(make([]byte, maxHeld+1)) {
+		t.Errorf("%d bytes are held by nothing", h.held)
+	}
+}
+
+// looping is a guest that keeps itself busy: "loop" and "fill" never return, "recurse"
+// takes 2^60 calls, "knock" calls the host a hundred times in a straight line, and its
+// cabi_realloc calls the host.
 func looping() []byte {
 	var m moduleWriter
 	m.importFunc(draft2.module("store"), "[method]bucket.get", m.typeOf([]api.ValueType{i32, i32, i32, i32}, nil))
@@ -308,6 +331,10 @@ func looping() []byte {
 	m.export("reenter", coreFunc, m.define(m.typeOf(nil, nil), body([]byte{
 		opI32Const, 0, opI32Const, 0, opI32Const, 16, opCall, 1,
 		opI32Const, 1, opI32Const, 0, opI32Const, 0, opI32Const, 0, opCall, 0})))
+	m.export("fill", coreFunc, m.define(m.typeOf(nil, nil), body([]byte{
+		opLoop, formEmpty, opI32Const, 0, opI32Const, 1, opI32Const, 0x80, 0x80, 0x04, opBulk, 11, 0, 0x0c, 0, opEnd})))
+	m.export("knock", coreFunc, m.define(m.typeOf(nil, nil), body(bytes.Repeat([]byte{
+		opI32Const, 0, opI32Const, 0, opI32Const, 16, opCall, 1}, 100))))
 	m.memory = true
 	m.export(memoryName, coreMemory, 0)
 	return m.bytes()
@@ -319,7 +346,7 @@ func looping() []byte {
 func TestRunawayGuest(t *testing.T) {
 	h := openHost(t, Config{})
 	g := compile(t, h, looping())
-	for _, name := range []string{"loop", "recurse"} {
+	for _, name := range []string{"loop", "fill", "recurse"} {
 		t.Run(name, func(t *testing.T) {
 			ctx, stop := context.WithCancelCause(t.Context())
 			ended := make(chan error, 1)
@@ -341,6 +368,34 @@ func TestRunawayGuest(t *testing.T) {
 				t.Errorf("got %v, want %v", err, enough)
 			}
 		})
+	}
+}
+
+// A guest's next call is not made after its context has ended, and a call of the
+// embedder's fails then, whatever the guest did.
+func TestContextEndsDuringACall(t *testing.T) {
+	g := compile(t, openHost(t, Config{}), looping())
+	ctx, stop := context.WithCancelCause(t.Context())
+	enough := errors.New("enough")
+	var in *Instance
+	calls := 0
+	in, err := g.Instantiate(ctx, Process{Open: func(context.Context, string) (Grant, error) {
+		if calls++; calls == 3 {
+			in.interrupt.Set(interrupted) // as the context's end does, a moment later
+			stop(enough)
+		}
+		return Grant{}, kv.ErrAccessDenied
+	}})
+	must(t, err)
+	defer func() { must(t, in.Close(context.Background())) }()
+	if _, err := in.Invoke(ctx, "knock", ReturnsKnown); !errors.Is(err, enough) {
+		t.Errorf("got %v, want %v", err, enough)
+	}
+	if calls != 3 {
+		t.Errorf("%d calls were made, want 3", calls)
+	}
+	if _, err := in.Invoke(t.Context(), "knock", ReturnsKnown); !errors.Is(err, errBroken) {
+		t.Errorf("afterwards: %v, want %v", err, errBroken)
 	}
 }
 

@@ -20,7 +20,7 @@ type Report struct {
 	Problem   error // why it cannot run; nil if it can
 }
 
-// Import is a function, or a memory, that a guest imports.
+// Import is what a guest imports: a function, or what no guest can have.
 type Import struct {
 	Module, Name string
 	Missing      string // why the host cannot satisfy it; "" if it can
@@ -56,11 +56,7 @@ func (g *Guest) imports() []Import {
 		missing, _ := g.satisfied(module, name, f)
 		all = append(all, Import{module, name, missing})
 	}
-	for _, m := range g.code.ImportedMemories() {
-		module, name, _ := m.Import()
-		all = append(all, Import{module, name, "a guest must have a memory of its own"})
-	}
-	return all
+	return append(all, g.foreign...)
 }
 
 // exports lists the functions that the guest exports, by name.
@@ -109,7 +105,7 @@ func (h *Host) load(ctx context.Context, binary []byte) (*Guest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wasi: %w", err)
 	}
-	core, err := interruptible(c.core)
+	core, foreign, err := interruptible(c.core)
 	if err != nil {
 		return nil, fmt.Errorf("wasi: not a valid module: %w", err)
 	}
@@ -117,7 +113,7 @@ func (h *Host) load(ctx context.Context, binary []byte) (*Guest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wasi: not a valid module: %w", err)
 	}
-	return &Guest{host: h, code: code, types: c.exports}, nil
+	return &Guest{host: h, code: code, foreign: foreign, types: c.exports}, nil
 }
 
 // compileModule makes an error of a panic: wazero looks some indices up before it has

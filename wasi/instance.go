@@ -23,7 +23,8 @@ type Process struct {
 	// Args are the guest's arguments, the first being its name; Env is "NAME=value".
 	Args, Env []string
 	// Stdin is the guest's standard input, default empty. Stdout and Stderr are
-	// where its output goes, default nowhere.
+	// where its output goes, default nowhere. Each is used by one goroutine at a time,
+	// which may still be in a call of it, whose bytes are lost, when the guest was ended.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 }
@@ -35,7 +36,7 @@ type Instance struct {
 	module   api.Module
 	adapters []api.Module
 	memory   api.Memory
-	// interrupt ends the guest at the next turn of a loop when it is not 0.
+	// interrupt ends the guest at its next check: see interrupt.go.
 	interrupt api.MutableGlobal
 	policy    Policy
 	handles   handles
@@ -119,13 +120,13 @@ func (in *Instance) world(config wazero.ModuleConfig, p Process) wazero.ModuleCo
 		config = config.WithEnv(name, value)
 	}
 	if p.Stdin != nil {
-		config = config.WithStdin(p.Stdin)
+		config = config.WithStdin(stdin{in, p.Stdin})
 	}
 	if p.Stdout != nil {
-		config = config.WithStdout(p.Stdout)
+		config = config.WithStdout(output{in, p.Stdout})
 	}
 	if p.Stderr != nil {
-		config = config.WithStderr(p.Stderr)
+		config = config.WithStderr(output{in, p.Stderr})
 	}
 	return config
 }
@@ -164,7 +165,7 @@ var (
 )
 
 // run calls a function that the guest exports. The results are valid until the next
-// call.
+// call. A call that ends after ctx does fails, whatever the guest made of it.
 func (in *Instance) run(ctx context.Context, f api.Function, params ...uint64) ([]uint64, error) {
 	if !in.busy.CompareAndSwap(false, true) {
 		return nil, errBusy
@@ -176,14 +177,12 @@ func (in *Instance) run(ctx context.Context, f api.Function, params ...uint64) (
 	if err := context.Cause(ctx); err != nil {
 		return nil, ended(err)
 	}
-	stop := context.AfterFunc(ctx, func() { in.interrupt.Set(1) })
-	defer func() {
-		if !stop() {
-			in.broken.Store(true) // it was told to end, and perhaps has ended before
-		}
-	}()
+	stop := context.AfterFunc(ctx, func() { in.interrupt.Set(interrupted) })
 	in.running = context.WithValue(ctx, instanceKey{}, in)
 	results, err := f.Call(in.running, params...)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		in.broken.Store(true)
 		return nil, in.failure(ctx, err)
@@ -193,14 +192,14 @@ func (in *Instance) run(ctx context.Context, f api.Function, params ...uint64) (
 
 // failure says what an error of wazero's means.
 func (in *Instance) failure(ctx context.Context, err error) error {
-	if exit, ok := errors.AsType[*sys.ExitError](err); ok {
-		return &ExitError{exit.ExitCode()}
-	}
 	if trap, ok := errors.AsType[*Trap](err); ok {
 		return trap // without wazero's stack, which is of no use to who reads it
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return ended(cause)
+	}
+	if exit, ok := errors.AsType[*sys.ExitError](err); ok {
+		return &ExitError{exit.ExitCode()}
 	}
 	return fmt.Errorf("the guest failed: %w", err)
 }

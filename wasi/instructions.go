@@ -10,23 +10,6 @@ func (r *wasmReader) anyLEB() {
 	r.fail("a number of more than 64 bits")
 }
 
-// importedGlobals counts them in the section of imports, and says whether a memory is
-// imported as well.
-func (r *wasmReader) importedGlobals() (globals uint32, memory bool) {
-	r.each(func() {
-		r.bytes()
-		r.bytes()
-		switch r.peek() {
-		case coreGlobal:
-			globals++
-		case coreMemory:
-			memory = true
-		}
-		r.coreImportType()
-	})
-	return globals, memory
-}
-
 // Instructions that are not just passed over.
 const (
 	opUnreachable = 0x00
@@ -36,28 +19,49 @@ const (
 	opGlobalGet   = 0x23
 	opGlobalSet   = 0x24
 	opMemoryGrow  = 0x40
-	opI32Eqz      = 0x45
+	opI32LeS      = 0x4c
 	opI32Sub      = 0x6b
+	opI32Or       = 0x72
+	opI32ShrU     = 0x76
+	opBulk        = 0xfc // the first byte of those that fill and copy
 )
 
-// checked appends a function's body to dst, with check at its head and at that of
-// each loop.
-func (r *wasmReader) checked(dst, check []byte, globals uint32) []byte {
+// checked appends a function's body to dst, with the check where it belongs: see
+// interrupt.go.
+func (r *wasmReader) checked(dst []byte, c *checks) []byte {
 	r.locals()
-	dst = append(append(dst, r.data[:r.at]...), check...)
-	from := r.at
+	dst = append(append(dst, r.data[:r.at]...), c.check...)
 	for r.left() > 0 {
+		from := r.at
 		op := r.byte()
-		if op == opGlobalGet || op == opGlobalSet {
-			r.ownGlobal(globals)
+		weighed, long := false, op == opLoop || op == opCallTable
+		switch op {
+		case opGlobalGet, opGlobalSet:
+			r.ownGlobal(c.globals)
+		case opCall:
+			ahead := *r
+			long = ahead.u32() < c.imports
+		case opBulk:
+			weighed = r.left() > 0 && sized(r.peek())
+			long = weighed
 		}
 		r.immediates(op)
-		if op == opLoop {
-			dst = append(append(dst, r.data[from:r.at]...), check...)
-			from = r.at
+		if weighed {
+			dst = append(dst, c.weigh...)
+		}
+		dst = append(dst, r.data[from:r.at]...)
+		if long {
+			dst = append(dst, c.check...)
 		}
 	}
-	return append(dst, r.data[from:]...)
+	return dst
+}
+
+// sized says whether an instruction that begins with 0xfc has a number of bytes or of
+// elements as the operand on top: memory.init, .copy and .fill, table.init, .copy,
+// .grow and .fill.
+func sized(op byte) bool {
+	return op == 8 || op == 10 || op == 11 || op == 12 || op == 14 || op == 15 || op == 17
 }
 
 // ownGlobal looks at the index that follows: the module's own globals end before ours.
@@ -90,7 +94,7 @@ func (r *wasmReader) immediates(op byte) {
 		r.take(4)
 	case op == 0x44: // f64.const
 		r.take(8)
-	case op == 0xfc:
+	case op == opBulk:
 		r.bulk(uint32(r.byte())) // each has one byte
 	case op == 0xfd:
 		second := r.byte()

@@ -12,16 +12,19 @@ import (
 // with it. wazero can see to both (WithCloseOnContextDone), but then leaves compiled
 // code for Go at every turn of every loop, 30 ns each time. So the check is put into
 // the guest's own code, before it is compiled. At the head of each loop and of each
-// function stands
+// function, and after what may take long by itself, stands
 //
 //	turns = turns - 1
-//	if turns == 0 {
+//	if (turns | interrupt) <= 0 {
 //		turns = turnsBetween
 //		memory.grow(0)                   // leaves for Go and comes back
 //		if interrupt != 0 { unreachable }
 //	}
 //
-// with two global variables; who ends the guest sets `interrupt`.
+// with two global variables; who ends the guest makes `interrupt` negative. What may
+// take long is an instruction for many bytes or elements, before which their number is
+// counted as turns, and a call that may reach an import. So, between two checks, there
+// are only instructions of the module's own text, one of them at most of those.
 //
 // A module's start function would run before anybody could end it: it is taken from
 // the module and exported, to be called when the instance is whole.
@@ -38,19 +41,25 @@ const (
 	// turnsBetween is how many loops and calls a guest makes between two visits of Go,
 	// which cost 40 ns each: some microseconds of work.
 	turnsBetween = 1000
+	// turnShift makes turns of the size that an instruction fills or copies: 64 bytes, or
+	// elements, are one.
+	turnShift = 6
+	// interrupted is the value of `interrupt` that ends the guest: the sign of an i32.
+	interrupted = 1 << 31
 )
 
-// interruptible returns a core module with the checks in it.
-func interruptible(module []byte) ([]byte, error) {
+// interruptible returns a core module with the checks in it, and those of its imports
+// that are no functions.
+func interruptible(module []byte) ([]byte, []Import, error) {
 	if !bytes.HasPrefix(module, []byte(corePreamble)) {
-		return nil, errors.New("no core module")
+		return nil, nil, errors.New("no core module")
 	}
 	w := rewriter{out: make([]byte, 0, 2*len(module))}
 	w.out = append(w.out, corePreamble...)
 	r := wasmReader{data: module, at: preambleSize}
 	ahead := r
 	if err := ahead.sections(w.findStart); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err := r.sections(func(s wasmSection) error {
 		if err := w.section(s.id, s.body); err != nil {
@@ -59,21 +68,23 @@ func interruptible(module []byte) ([]byte, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	w.before(coreCodeSection + 1) // a module without code has nothing to interrupt, but the variable
-	return w.out, nil
+	return w.out, w.foreign, nil
 }
 
 // rewriter copies sections.
 type rewriter struct {
-	out     []byte
-	globals uint32 // that the module has, imported ones included: the first variable's index
-	memory  bool   // the module has one
-	global  bool   // the variables are there
-	export  bool   // and the exports
-	starts  bool   // the module has a start function
-	start   uint32 // which
+	out       []byte
+	functions uint32 // that the module imports
+	foreign   []Import
+	globals   uint32 // that the module has, imported ones included: the first variable's index
+	memory    bool   // the module has one
+	global    bool   // the variables are there
+	export    bool   // and the exports
+	starts    bool   // the module has a start function
+	start     uint32 // which
 }
 
 // findStart looks for the start function, whose export comes before its section.
@@ -91,7 +102,7 @@ func (w *rewriter) before(id byte) {
 		w.memory = true
 	}
 	if !w.global && id > coreGlobalSection {
-		w.emit(coreGlobalSection, extended([]byte{0}, 2, variables()))
+		w.emit(coreGlobalSection, extended([]byte{0}, ourGlobals, variables()))
 		w.global = true
 	}
 	if !w.export && id > coreExportSection {
@@ -100,22 +111,38 @@ func (w *rewriter) before(id byte) {
 	}
 }
 
-// variables are the globals: `interrupt`, then `turns`.
+// variables are the globals: `interrupt`, `turns`, and `size`, which holds an
+// operand while it is counted.
 func variables() []byte {
 	code := []byte{i32, 1, opI32Const, 0, opEnd, i32, 1, opI32Const}
-	return append(appendS32(code, turnsBetween), opEnd)
+	return append(append(appendS32(code, turnsBetween), opEnd), i32, 1, opI32Const, 0, opEnd)
 }
 
-// check returns the code at the head of a loop or a function.
-func (w *rewriter) check() []byte {
+// ourGlobals is how many variables there are.
+const ourGlobals = 3
+
+// checks are what is put into a guest's code.
+type checks struct {
+	imports uint32 // functions: those have the first indices
+	globals uint32 // that the module has; ours come behind them
+	check   []byte
+	weigh   []byte // counts the size that is the operand on top
+}
+
+func (w *rewriter) checks() checks {
 	get := func(code []byte, global uint32) []byte { return appendU32(append(code, opGlobalGet), global) }
 	set := func(code []byte, global uint32) []byte { return appendU32(append(code, opGlobalSet), global) }
-	interrupt, turns := w.globals, w.globals+1
-	code := set(append(get(nil, turns), opI32Const, 1, opI32Sub), turns)
-	code = append(get(code, turns), opI32Eqz, opIf, formEmpty)
-	code = set(appendS32(append(code, opI32Const), turnsBetween), turns)
-	code = append(code, opI32Const, 0, opMemoryGrow, 0, opDrop)
-	return append(get(code, interrupt), opIf, formEmpty, opUnreachable, opEnd, opEnd)
+	interrupt, turns, size := w.globals, w.globals+1, w.globals+2
+	check := set(append(get(nil, turns), opI32Const, 1, opI32Sub), turns)
+	check = append(get(get(check, turns), interrupt), opI32Or, opI32Const, 0, opI32LeS, opIf, formEmpty)
+	check = set(appendS32(append(check, opI32Const), turnsBetween), turns)
+	check = append(check, opI32Const, 0, opMemoryGrow, 0, opDrop)
+	check = append(get(check, interrupt), opIf, formEmpty, opUnreachable, opEnd, opEnd)
+
+	weigh := get(set(nil, size), turns)
+	weigh = append(get(weigh, size), opI32Const, turnShift, opI32ShrU, opI32Sub)
+	weigh = get(set(weigh, turns), size)
+	return checks{w.functions, w.globals, check, weigh}
 }
 
 // appendS32 appends a number as LEB128 with a sign.
@@ -154,7 +181,7 @@ func (w *rewriter) section(id byte, r *wasmReader) error {
 		if string(r.bytes()) == "name" && r.names() {
 			w.emit(id, body)
 		}
-		return nil // others say where in the code something is, which is elsewhere now
+		return r.err // others say where in the code something is, which is elsewhere now
 	case coreDataCountSection:
 		w.before(coreCodeSection)
 	default:
@@ -163,7 +190,7 @@ func (w *rewriter) section(id byte, r *wasmReader) error {
 	whole := *r
 	switch id {
 	case coreImportSection:
-		w.globals, w.memory = r.importedGlobals()
+		w.imported(r)
 	case coreTableSection:
 		body = r.tables()
 	case coreMemorySection:
@@ -172,7 +199,7 @@ func (w *rewriter) section(id byte, r *wasmReader) error {
 	case coreGlobalSection:
 		w.globals += whole.u32()
 		r.coreSection(id)
-		body, w.global = extended(body, 2, variables()), true
+		body, w.global = extended(body, ourGlobals, variables()), true
 	case coreExportSection:
 		r.coreSection(id)
 		body, w.export = w.exported(body), true
@@ -190,15 +217,34 @@ func (w *rewriter) section(id byte, r *wasmReader) error {
 	return nil
 }
 
+// imported counts what the section of imports has.
+func (w *rewriter) imported(r *wasmReader) {
+	r.each(func() {
+		module, name, kind := r.bytes(), r.bytes(), r.peek()
+		switch kind {
+		case coreFunc:
+			w.functions++
+		case coreGlobal:
+			w.globals++
+		case coreMemory:
+			w.memory = true
+		}
+		if r.coreImportType(); kind != coreFunc && r.err == nil {
+			why := map[byte]string{coreTable: "a table", coreMemory: "a memory", coreGlobal: "a global variable"}[kind]
+			w.foreign = append(w.foreign, Import{string(module), string(name), why + ": a guest must have its own"})
+		}
+	})
+}
+
 // code returns the section of functions' bodies with the checks in it.
 func (w *rewriter) code(r *wasmReader) []byte {
-	check := w.check()
+	checks := w.checks()
 	n := r.count()
 	out := appendU32(make([]byte, 0, 2*r.left()), uint32(n))
 	var function []byte
 	for range n {
 		f := wasmReader{data: r.bytes()}
-		if function = f.checked(function[:0], check, w.globals); f.err != nil {
+		if function = f.checked(function[:0], &checks); f.err != nil {
 			r.fail("a function: %v", f.err)
 		}
 		if r.err != nil {

@@ -1,6 +1,7 @@
 package wasi
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -144,7 +145,7 @@ func (b *MemoryBucket) SetMany(_ context.Context, pairs []kv.Pair) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range pairs {
-		b.put(p.Key, p.Value)
+		b.put(p.Key, bytes.Clone(p.Value)) // which may be a part of something large
 	}
 	return nil
 }

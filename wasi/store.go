@@ -200,6 +200,9 @@ func listNumbered(c *call) error {
 	return nil
 }
 
+// maxCursor is how many digits a cursor has at most.
+const maxCursor = 20
+
 // listNamed is list-keys with the cursor as draft2 has it, an option<string>: the
 // number in decimal.
 func listNamed(c *call) error {
@@ -215,8 +218,9 @@ func listNamed(c *call) error {
 		if err != nil {
 			return err
 		}
-		if cursor, err = strconv.ParseUint(string(text[:min(len(text), 32)]), 10, 64); err != nil {
-			c.refuse(4, fmt.Errorf("%w: %q is no cursor of list-keys", kv.ErrInvalid, text[:min(len(text), 32)]))
+		shown := text[:min(len(text), maxCursor+1)]
+		if cursor, err = strconv.ParseUint(string(shown), 10, 64); err != nil {
+			c.refuse(4, fmt.Errorf("%w: %q is no cursor of list-keys", kv.ErrInvalid, shown))
 			return nil
 		}
 	default:

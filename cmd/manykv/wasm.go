@@ -104,8 +104,8 @@ func (g *guest) names() (map[string]string, error) {
 			return nil, usagef("--env %q, want NAME=VALUE", e)
 		}
 	}
-	if g.memoryMiB < 1 || g.memoryMiB > 4<<10 {
-		return nil, usagef("--max-memory %d, want 1 to %d", g.memoryMiB, 4<<10)
+	if most := int64(wasi.MaxMemoryBytes >> 20); g.memoryMiB < 1 || g.memoryMiB > most {
+		return nil, usagef("--max-memory %d, want 1 to %d", g.memoryMiB, most)
 	}
 	return names, nil
 }

@@ -24,9 +24,11 @@ standard input, and it writes headers, an empty line and a body on standard outp
 What it keeps between requests it keeps in the buckets. See examples/guestbook.
 ` + guestHelp + `
 
-The listener speaks HTTP without TLS and asks nobody who he is, and a slow client
-holds an instance: put it behind a proxy that sees to that. Limits: --max-body, --concurrent instances of --max-memory each,
---request-timeout, heads of 16 KiB. SIGTERM and SIGINT let requests under way end.
+The listener speaks HTTP without TLS and asks nobody who he is, and a client that
+takes its response slowly holds an instance: put it behind a proxy that sees to
+that. Limits: --max-body, 64 MiB of bodies at once, --concurrent instances of
+--max-memory each, --request-timeout for the body and again for the answer, heads of
+16 KiB and 100 headers. SIGTERM and SIGINT let requests under way end.
 
 Exit codes: 0 stopped by a signal; 1 failed; 2 used wrongly.`
 
@@ -106,6 +108,7 @@ func (s *wasmServe) run(ctx context.Context, p *program, file string) (err error
 	if err != nil {
 		return err
 	}
+	defer handler.Close() // requests that were cut end their guests
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.listen)
 	if err != nil {
 		return err

@@ -33,9 +33,10 @@ type Config struct {
 	DialBulk func(ctx context.Context, node string) (net.Conn, error)
 
 	// Holds says that the replica of a shard here has everything up to an entry of
-	// that index and term, which is known to be committed. Then a snapshot of it is
-	// acknowledged without being read. nil: none has.
-	Holds func(shard uint32, index, term uint64) bool
+	// that index and term, which is known to be committed, and has heard of no term
+	// after the leader's. Then a snapshot of it is acknowledged without being read.
+	// nil: none has.
+	Holds func(shard uint32, leaderTerm, index, term uint64) bool
 
 	// Covered returns what the snapshot of the replica of a shard here stands for:
 	// the index and term of its last entry. Entries up to there are not asked of its
@@ -56,7 +57,7 @@ func (c *Config) validate() error {
 		return errors.New("raftnet: got no DialBulk, want one")
 	}
 	if c.Holds == nil {
-		c.Holds = func(uint32, uint64, uint64) bool { return false }
+		c.Holds = func(uint32, uint64, uint64, uint64) bool { return false }
 	}
 	if c.Covered == nil {
 		c.Covered = func(uint32) (uint64, uint64) { return 0, 0 }
@@ -72,7 +73,7 @@ type Net struct {
 	self     raft.ServerAddress
 	sender   sender
 	dialBulk func(ctx context.Context, node string) (net.Conn, error)
-	holds    func(shard uint32, index, term uint64) bool
+	holds    func(shard uint32, leaderTerm, index, term uint64) bool
 	covered  func(shard uint32) (index, term uint64)
 	log      *slog.Logger
 	count    counters

@@ -189,7 +189,7 @@ func (n *Net) install(from transport.Identity, shard uint32, req *raft.InstallSn
 		n.count.noGroup.Add(1)
 		return raft.RPCResponse{}, fmt.Errorf("no replica of shard %d here", shard)
 	}
-	if n.holds(shard, req.LastLogIndex, req.LastLogTerm) {
+	if n.holds(shard, req.Term, req.LastLogIndex, req.LastLogTerm) {
 		// The leader has not heard how far this replica is, and is told so. raft would
 		// go back to the snapshot; refused, the leader would send it again for ever.
 		return raft.RPCResponse{Response: &raft.InstallSnapshotResponse{RPCHeader: raft.RPCHeader{ProtocolVersion: req.ProtocolVersion}, Term: req.Term, Success: true}}, nil

@@ -95,7 +95,7 @@ func TestSnapshotThatIsHeld(t *testing.T) {
 	inPair(t, func(t *testing.T, p *pair) {
 		installer(p.g2, func(state []byte) { t.Errorf("installed %d bytes", len(state)) })
 		req := goldenRequest()
-		p.n2.holds = func(shard uint32, index, term uint64) bool {
+		p.n2.holds = func(shard uint32, leaderTerm, index, term uint64) bool {
 			return shard == p.g2.shard && index == req.LastLogIndex && term == req.LastLogTerm
 		}
 		for _, size := range []int{0, 100, 4 * window} {

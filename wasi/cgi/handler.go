@@ -9,8 +9,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/manykv/manykv/wasi"
@@ -28,8 +30,9 @@ type Config struct {
 	// Timeout bounds a request; default 30 s.
 	Timeout time.Duration
 	// BodyBytes bounds a request's body, which is read before the guest runs; default
-	// 4 MiB.
-	BodyBytes int64
+	// 4 MiB. AllBodyBytes bounds the bodies of all requests together; default 64 MiB,
+	// or BodyBytes if that is more.
+	BodyBytes, AllBodyBytes int64
 	// Concurrent bounds how many guests run at once; default 16. A request beyond them
 	// waits until its Timeout, but for no longer than QueueWait, default 1 s.
 	Concurrent int
@@ -39,8 +42,14 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// maxHeaderBytes bounds the head of a response.
-const maxHeaderBytes = 64 << 10
+const (
+	// maxHeaderBytes bounds the head of a response.
+	maxHeaderBytes = 64 << 10
+	// maxHeaders bounds the headers of a request, each of which is a variable.
+	maxHeaders = 100
+	// refusalTime is how long a client has for an answer without a guest.
+	refusalTime = 5 * time.Second
+)
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Guest == nil {
@@ -55,11 +64,17 @@ func (c Config) withDefaults() (Config, error) {
 	if c.BodyBytes == 0 {
 		c.BodyBytes = 4 << 20
 	}
+	if c.AllBodyBytes == 0 {
+		c.AllBodyBytes = max(64<<20, c.BodyBytes)
+	}
 	if c.Concurrent == 0 {
 		c.Concurrent = 16
 	}
 	if c.Timeout < 0 || c.QueueWait < 0 || c.BodyBytes < 0 || c.Concurrent < 0 {
 		return c, fmt.Errorf("cgi: Timeout %v, QueueWait %v, BodyBytes %d, Concurrent %d: want none below 0", c.Timeout, c.QueueWait, c.BodyBytes, c.Concurrent)
+	}
+	if c.AllBodyBytes < c.BodyBytes {
+		return c, fmt.Errorf("cgi: AllBodyBytes %d: want at least BodyBytes, which is %d", c.AllBodyBytes, c.BodyBytes)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -69,8 +84,9 @@ func (c Config) withDefaults() (Config, error) {
 
 // Handler is a http.Handler. It is safe for concurrent use.
 type Handler struct {
-	cfg   Config
-	slots chan struct{} // a place for each guest that may run
+	cfg    Config
+	slots  chan struct{} // a place for each guest that may run
+	bodies atomic.Int64  // bytes of those that are held
 }
 
 // New makes a handler.
@@ -82,10 +98,29 @@ func New(cfg Config) (*Handler, error) {
 	return &Handler{cfg: cfg, slots: make(chan struct{}, cfg.Concurrent)}, nil
 }
 
-// ServeHTTP runs a guest for a request.
+// Close waits until no guest runs, and lets none run any more: requests are answered
+// that all places are taken.
+func (h *Handler) Close() {
+	for range cap(h.slots) {
+		h.slots <- struct{}{} // for good
+	}
+}
+
+// ServeHTTP runs a guest for a request. A client that is slow keeps no guest from
+// running: it has Config.Timeout for the body, before a place is taken for the guest,
+// and the same for taking the response.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.ContainsRune(r.URL.Path, 0) { // a variable of the environment cannot hold it
 		http.Error(w, "a NUL in the path", http.StatusBadRequest)
+		return
+	}
+	if len(r.Header) > maxHeaders {
+		http.Error(w, fmt.Sprintf("%d headers, at most %d are allowed", len(r.Header), maxHeaders), http.StatusRequestHeaderFieldsTooLarge)
+		return
+	}
+	body, ok := h.body(w, r)
+	defer func() { h.bodies.Add(-int64(len(body))) }()
+	if !ok {
 		return
 	}
 	ctx, done := context.WithTimeout(r.Context(), h.cfg.Timeout)
@@ -96,23 +131,67 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { <-h.slots }()
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.cfg.BodyBytes))
-	if err != nil {
-		status := http.StatusBadRequest
-		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-			status = http.StatusRequestEntityTooLarge
-		}
-		http.Error(w, err.Error(), status)
-		return
-	}
-	out := &response{w: w, request: r}
+	h.run(ctx, w, r, body)
+}
+
+// run runs a guest that has its place.
+func (h *Handler) run(ctx context.Context, w http.ResponseWriter, r *http.Request, body []byte) {
+	control := http.NewResponseController(w)
+	_ = control.SetWriteDeadline(time.Now().Add(h.cfg.Timeout)) // a ResponseWriter without is the embedder's
+	out := &response{w: w}
 	stderr := &lines{log: func(line string) { h.cfg.Logger.Info("guest", "path", r.URL.Path, "stderr", line) }}
-	err = h.cfg.Guest.Run(ctx, wasi.Process{
+	err := h.cfg.Guest.Run(ctx, wasi.Process{
 		Open: h.cfg.Open, Args: []string{"guest"}, Env: append(environment(r, len(body)), h.cfg.Env...),
 		Stdin: bytes.NewReader(body), Stdout: out, Stderr: stderr,
 	})
+	err = errors.Join(err, out.end())
 	stderr.end()
-	h.finish(out, r, errors.Join(err, out.err))
+	if !out.begun {
+		_ = control.SetWriteDeadline(time.Now().Add(refusalTime))
+	}
+	h.finish(out, r, err)
+}
+
+// body reads a request's body, whose bytes are counted as held. If it answers
+// the request itself, ok is false.
+func (h *Handler) body(w http.ResponseWriter, r *http.Request) (body []byte, ok bool) {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(h.cfg.Timeout))
+	counted := &countedReader{r: http.MaxBytesReader(w, r.Body, h.cfg.BodyBytes), all: &h.bodies, most: h.cfg.AllBodyBytes}
+	body, err := io.ReadAll(counted)
+	if err == nil {
+		_ = control.SetReadDeadline(time.Time{}) // net/http looks for the client's end from now on
+		return body, true
+	}
+	status := http.StatusBadRequest
+	switch _, tooLarge := errors.AsType[*http.MaxBytesError](err); {
+	case tooLarge:
+		status = http.StatusRequestEntityTooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		status = http.StatusRequestTimeout
+	case errors.Is(err, errFull):
+		status = http.StatusServiceUnavailable
+		w.Header().Set("Retry-After", "1")
+	}
+	http.Error(w, err.Error(), status)
+	return body, false
+}
+
+var errFull = errors.New("busy: the bodies of requests fill the memory that there is for them")
+
+// countedReader adds what it reads to all, up to a limit.
+type countedReader struct {
+	r    io.Reader
+	all  *atomic.Int64
+	most int64
+}
+
+func (c *countedReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if c.all.Add(int64(n)) > c.most {
+		return n, errFull
+	}
+	return n, err
 }
 
 // enter takes a place.

@@ -1,14 +1,19 @@
 package cgi
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,9 +35,10 @@ func must(t testing.TB, err error) {
 
 // site is a server of the guest in testdata, which see.
 type site struct {
-	t      *testing.T
-	server *httptest.Server
-	client *http.Client
+	t       *testing.T
+	handler *Handler
+	server  *httptest.Server
+	client  *http.Client
 
 	mu  sync.Mutex
 	log bytes.Buffer // guarded by mu
@@ -67,6 +73,7 @@ func open(t *testing.T, edit func(c *Config)) *site {
 	}
 	h, err := New(cfg)
 	must(t, err)
+	s.handler = h
 	s.server = httptest.NewServer(h)
 	s.server.Config.ErrorLog = slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)
 	s.client = s.server.Client()
@@ -155,6 +162,104 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 }
 
+// begin sends the first bytes of a request, whose body is to have 100, and leaves it so.
+func (s *site) begin(body string) net.Conn {
+	s.t.Helper()
+	c, err := (&net.Dialer{}).DialContext(s.t.Context(), "tcp", s.server.Listener.Addr().String())
+	must(s.t, err)
+	s.t.Cleanup(func() { must(s.t, c.Close()) })
+	_, err = fmt.Fprintf(c, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n%s", body)
+	must(s.t, err)
+	deadline := time.Now().Add(10 * time.Second)
+	for s.handler.bodies.Load() < int64(len(body)) {
+		if time.Now().After(deadline) {
+			s.t.Fatal("the body is not read")
+		}
+		runtime.Gosched()
+	}
+	return c
+}
+
+// A client that is slow with its body keeps no guest from running, only its bytes, and
+// in the end is told so.
+func TestSlowBodies(t *testing.T) {
+	s := open(t, func(c *Config) {
+		c.Concurrent, c.QueueWait, c.BodyBytes, c.AllBodyBytes = 1, time.Millisecond, 100, 100
+		c.Timeout = time.Second
+	})
+	slow := s.begin(strings.Repeat("x", 60))
+	if resp, _, err := s.ask("GET", "/echo", ""); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("beside a slow client: %+v, %v", resp, err)
+	}
+	if resp, _, err := s.ask("POST", "/echo", strings.Repeat("x", 50)); err != nil || resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("more bodies than there may be: %+v, %v", resp, err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(slow), nil)
+	must(t, err)
+	must(t, resp.Body.Close())
+	if resp.StatusCode != http.StatusRequestTimeout {
+		t.Errorf("the slow client got %s", resp.Status)
+	}
+	if resp, _, err := s.ask("POST", "/echo", strings.Repeat("x", 100)); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("afterwards: %+v, %v; %d bytes are counted", resp, err, s.handler.bodies.Load())
+	}
+}
+
+func TestHeadersAreBounded(t *testing.T) {
+	s := open(t, nil)
+	var headers []string
+	for i := range maxHeaders {
+		headers = append(headers, fmt.Sprintf("X-%d", i), "v")
+	}
+	if resp, _, err := s.ask("GET", "/echo", "", headers...); err != nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("%+v, %v", resp, err)
+	}
+}
+
+// After Close no guest runs.
+func TestClose(t *testing.T) {
+	s := open(t, func(c *Config) { c.QueueWait = time.Millisecond })
+	s.handler.Close()
+	if resp, _, err := s.ask("GET", "/echo", ""); err != nil || resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("%+v, %v", resp, err)
+	}
+}
+
+func TestLinesAreBounded(t *testing.T) {
+	var got []string
+	l := &lines{log: func(line string) { got = append(got, line) }}
+	for range 3 * maxLines {
+		_, err := l.Write([]byte("abc\n\n"))
+		must(t, err)
+	}
+	_, err := l.Write([]byte("the rest"))
+	must(t, err)
+	l.end()
+	if len(got) != maxLines || got[0] != "abc" || !strings.Contains(got[maxLines-1], "left out") {
+		t.Errorf("%d lines, the last is %q; want %d", len(got), got[len(got)-1], maxLines)
+	}
+}
+
+// The head of a response may come in any pieces.
+func TestHeadInPieces(t *testing.T) {
+	const text = "Status: 201 Created\r\nContent-Type: text/plain\n\r\nbody\n\n"
+	for size := 1; size <= len(text); size++ {
+		w := httptest.NewRecorder()
+		o := &response{w: w}
+		for piece := range slices.Chunk([]byte(text), size) {
+			_, err := o.Write(piece)
+			must(t, err)
+		}
+		must(t, o.end())
+		if w.Code != http.StatusCreated || w.Body.String() != "body\n\n" {
+			t.Errorf("in pieces of %d: %d, %q", size, w.Code, w.Body)
+		}
+		if _, err := o.Write([]byte("x")); !errors.Is(err, errEnded) {
+			t.Errorf("after its end: %v", err)
+		}
+	}
+}
+
 // More guests than may run wait for a moment, then are refused.
 func TestBusy(t *testing.T) {
 	s := open(t, func(c *Config) { c.Concurrent, c.QueueWait, c.Timeout = 1, 20*time.Millisecond, 20*time.Second })
@@ -200,5 +305,8 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 	if _, err := New(Config{Guest: new(wasi.Guest), Timeout: -1}); err == nil {
 		t.Error("a negative timeout was accepted")
+	}
+	if _, err := New(Config{Guest: new(wasi.Guest), BodyBytes: 2, AllBodyBytes: 1}); err == nil {
+		t.Error("less for all bodies than for one was accepted")
 	}
 }

@@ -3,27 +3,45 @@ package cgi
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/textproto"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // response takes what a guest writes on standard output: a head of lines, an empty
 // line, a body. The body is passed on as it comes.
 type response struct {
-	w       http.ResponseWriter
-	request *http.Request
+	w http.ResponseWriter
 
+	// mu is held while a guest that was ended may still be writing.
+	mu    sync.Mutex
 	head  bytes.Buffer // until it is whole
+	line  int          // where its last line begins, which is not whole
 	begun bool         // the head was sent
 	err   error        // the first one; nothing is taken after it
 }
 
+var errEnded = errors.New("the request has ended")
+
+// end takes nothing more, and returns the error there was. It waits for a write under
+// way, which the connection's deadline ends.
+func (o *response) end() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	err := o.err
+	o.err = cmp.Or(err, errEnded)
+	return err
+}
+
 // Write takes the next bytes.
 func (o *response) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.err != nil {
 		return 0, o.err
 	}
@@ -38,7 +56,7 @@ func (o *response) write(b []byte) (int, error) {
 	}
 	taken := min(len(b), maxHeaderBytes-o.head.Len())
 	o.head.Write(b[:taken])
-	end := headEnd(o.head.Bytes())
+	end := o.headEnd()
 	switch {
 	case end < 0 && taken < len(b):
 		return 0, fmt.Errorf("the head of the response is larger than %d bytes", maxHeaderBytes)
@@ -69,16 +87,16 @@ func (o *response) pass(b []byte) (int, error) {
 }
 
 // headEnd returns where the body begins; -1 if the head is not whole.
-func headEnd(b []byte) int {
-	for at := 0; ; {
-		n := bytes.IndexByte(b[at:], '\n')
+func (o *response) headEnd() int {
+	for {
+		rest := o.head.Bytes()[o.line:]
+		n := bytes.IndexByte(rest, '\n')
 		if n < 0 {
 			return -1
 		}
-		line := b[at : at+n]
-		at += n + 1
-		if len(line) == 0 || len(line) == 1 && line[0] == '\r' {
-			return at
+		o.line += n + 1
+		if n == 0 || n == 1 && rest[0] == '\r' {
+			return o.line
 		}
 	}
 }
@@ -129,20 +147,28 @@ func statusOf(h textproto.MIMEHeader) (int, error) {
 
 // lines logs what is written, line by line, and the rest at the end.
 type lines struct {
-	log  func(line string)
-	rest []byte
+	log func(line string)
+
+	mu     sync.Mutex // as a response's
+	rest   []byte
+	logged int // lines
 }
 
-// maxLine is what of a line is logged.
-const maxLine = 4 << 10
+// maxLine is what of a line is logged, and maxLines how many of a request.
+const (
+	maxLine  = 4 << 10
+	maxLines = 100
+)
 
 // Write takes the next bytes.
 func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for rest := b; len(rest) > 0; {
 		line, after, ended := bytes.Cut(rest, []byte("\n"))
 		l.rest = append(l.rest, line[:min(len(line), maxLine-len(l.rest))]...)
 		if ended {
-			l.end()
+			l.flush()
 		}
 		rest = after
 	}
@@ -150,8 +176,20 @@ func (l *lines) Write(b []byte) (int, error) {
 }
 
 func (l *lines) end() {
-	if len(l.rest) > 0 {
-		l.log(string(l.rest))
-		l.rest = l.rest[:0]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flush()
+}
+
+func (l *lines) flush() {
+	if len(l.rest) == 0 {
+		return
 	}
+	switch l.logged++; {
+	case l.logged < maxLines:
+		l.log(string(l.rest))
+	case l.logged == maxLines:
+		l.log("more lines, which are left out")
+	}
+	l.rest = l.rest[:0]
 }
