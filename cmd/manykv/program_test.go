@@ -87,7 +87,7 @@ func TestWrongUseExitsWith2AndAHelpfulLine(t *testing.T) {
 		{"wasm run g --memory --read-only a", "no --bucket-map says what that is"},
 		{"wasm run g --memory --bucket-map a=b --deny a", "a --bucket-map says what that is"},
 		{"wasm run g --memory --env A", `--env "A", want NAME=VALUE`},
-		{"wasm run g --memory --max-memory 0", "--max-memory 0, want 1 to 4096"},
+		{"wasm run g --memory --max-memory 0", "--max-memory 0, want 1 to 4095"},
 		{"wasm run g --memory --invoke f --returns number", `--returns "number", want string or result`},
 		{"wasm run g --memory --returns string", "--returns is for --invoke"},
 		{"wasm run g x --memory --invoke f", "takes no arguments"},
