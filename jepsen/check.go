@@ -19,6 +19,8 @@ const (
 	keyTime = 20 * time.Second
 	// checkTime bounds the whole check, so that a broken run ends too.
 	checkTime = time.Minute
+	// operationTime is by how much an operation lengthens it. It takes a tenth.
+	operationTime = time.Millisecond
 )
 
 // Verdict is what the checker found.
@@ -45,11 +47,13 @@ func first(keys []string) []string {
 	return keys[:min(len(keys), most)]
 }
 
-// Check looks for each key for an order of its operations that a register could
+// CheckHistory looks for each key for an order of its operations that a register could
 // have gone through. Keys are checked one at a time on each processor:
 // porcupine's memory grows with the square of a key's operations, and it begins
 // all its partitions at once.
-func Check(operations []Operation) Verdict { return checkWithin(operations, keyTime, checkTime) }
+func CheckHistory(operations []Operation) Verdict {
+	return checkWithin(operations, keyTime, max(checkTime, time.Duration(len(operations))*operationTime))
+}
 
 func checkWithin(operations []Operation, each, all time.Duration) Verdict {
 	began := time.Now()
@@ -140,4 +144,31 @@ func OfKeys(operations []Operation, keys []string) []Operation {
 		out = append(out, one...)
 	}
 	return out
+}
+
+// Versions wants each value of a key to have one version, wherever it was told, and
+// no two values the same.
+func Versions(operations []Operation) error {
+	type place struct{ key, value string }
+	type version struct {
+		key    string
+		number uint64
+	}
+	versions, values := make(map[place]uint64), make(map[version]string)
+	for i := range operations {
+		op := &operations[i]
+		if op.Version == 0 || op.Kind == Conflict || op.Return == Never {
+			continue
+		}
+		at := place{op.Key, op.Value}
+		if had, known := versions[at]; known && had != op.Version {
+			return fmt.Errorf("value %s of key %s has version %d, and %d elsewhere", op.Value, op.Key, op.Version, had)
+		}
+		is := version{op.Key, op.Version}
+		if had, known := values[is]; known && had != op.Value {
+			return fmt.Errorf("version %d of key %s is value %s, and %s elsewhere", op.Version, op.Key, op.Value, had)
+		}
+		versions[at], values[is] = op.Version, op.Value
+	}
+	return nil
 }

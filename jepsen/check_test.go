@@ -31,6 +31,20 @@ func exists(call, end int64, found bool) Operation {
 	return Operation{Kind: Exists, Key: "k", Found: found, Call: call, Return: end}
 }
 
+func swap(call, end int64, expect, value string) Operation {
+	return Operation{Kind: Swap, Key: "k", Found: expect != "", Expect: expect, Value: value, Call: call, Return: end}
+}
+
+func conflict(call, end int64, expect string) Operation {
+	op := swap(call, end, expect, "unused")
+	op.Kind = Conflict
+	return op
+}
+
+func inc(call, end, delta int64, sum string) Operation {
+	return Operation{Kind: Increment, Key: "k", Delta: delta, Value: sum, Call: call, Return: end}
+}
+
 func TestCheck(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -44,6 +58,18 @@ func TestCheck(t *testing.T) {
 		{"an unknown write comes late", []Operation{set(1, Never, "a"), none(2, 3), set(4, 5, "b"), got(6, 7, "b"), got(8, 9, "a")}, true},
 		{"an unknown write never comes", []Operation{set(1, 2, "a"), del(3, Never), got(4, 5, "a"), exists(6, 7, true)}, true},
 		{"an unknown delete comes late", []Operation{set(1, 2, "a"), del(3, Never), got(4, 5, "a"), none(6, 7)}, true},
+
+		{"a swap of what is there", []Operation{set(1, 2, "a"), swap(3, 4, "a", "b"), got(5, 6, "b")}, true},
+		{"a swap of what is not there", []Operation{swap(1, 2, "", "b"), got(3, 4, "b")}, true},
+		{"a conflict", []Operation{set(1, 2, "a"), set(3, 4, "b"), conflict(5, 6, "a"), got(7, 8, "b")}, true},
+		{"an unknown swap may have met a conflict", []Operation{set(1, 2, "a"), swap(3, Never, "a", "b"), set(4, 5, "c"), got(6, 7, "c"), got(8, 9, "c")}, true},
+		{"counts", []Operation{inc(1, 2, 5, "5"), inc(3, Never, -2, ""), inc(4, 5, 1, "4"), got(6, 7, "4")}, true},
+
+		{"a swap of another value", []Operation{set(1, 2, "a"), set(3, 4, "b"), swap(5, 6, "a", "c")}, false},
+		{"a conflict without one", []Operation{set(1, 2, "a"), conflict(3, 4, "a")}, false},
+		{"a count made twice", []Operation{inc(1, 2, 5, "5"), inc(3, 4, 1, "7")}, false},
+		{"a count lost", []Operation{inc(1, 2, 5, "5"), inc(3, 4, 1, "1")}, false},
+		{"an unknown swap of what was never there", []Operation{set(1, 2, "a"), swap(3, Never, "z", "b"), got(4, 5, "b")}, false},
 
 		{"a stale read", []Operation{set(1, 2, "a"), set(3, 4, "b"), got(5, 6, "a")}, false},
 		{"reads go backwards during a write", []Operation{set(1, 2, "a"), set(3, 20, "b"), got(4, 5, "b"), got(6, 7, "a")}, false},
@@ -59,7 +85,7 @@ func TestCheck(t *testing.T) {
 		{"a write called not applied is seen", []Operation{set(1, 2, "a"), got(3, 4, "dropped")}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			v := Check(c.history)
+			v := CheckHistory(c.history)
 			if len(v.Undecided) != 0 {
 				t.Fatalf("undecided: %q", v.Undecided)
 			}
@@ -78,7 +104,7 @@ func TestCheckNamesTheBrokenKey(t *testing.T) {
 		{Kind: Get, Key: "a", Value: "1", Found: true, Call: 3, Return: 4, Batch: 2},
 		{Kind: Get, Key: "b", Call: 3, Return: 4, Batch: 2},
 	}
-	v := Check(history)
+	v := CheckHistory(history)
 	if v.Keys != 2 || v.Operations != 4 || !slices.Equal(v.Broken, []string{"b"}) || v.Err() == nil {
 		t.Errorf("got %+v, %v; want key b of 2 keys broken", v, v.Err())
 	}
@@ -114,5 +140,28 @@ func TestHistoryLines(t *testing.T) {
 `
 	if b.String() != want {
 		t.Errorf("got\n%swant\n%s", b.String(), want)
+	}
+	read, err := ReadLines(strings.NewReader(want))
+	if err != nil || !slices.Equal(read, h.Operations()) {
+		t.Errorf("read again: %v, %v", read, err)
+	}
+}
+
+func TestVersions(t *testing.T) {
+	at := func(kind Kind, value string, version uint64) Operation {
+		return Operation{Kind: kind, Key: "k", Found: true, Value: value, Version: version, Return: 1}
+	}
+	for _, c := range []struct {
+		name    string
+		history []Operation
+		right   bool
+	}{
+		{"alike", []Operation{at(Swap, "a", 5), at(Get, "a", 5), at(Get, "b", 7)}, true},
+		{"one value, two versions", []Operation{at(Swap, "a", 5), at(Get, "a", 6)}, false},
+		{"one version, two values", []Operation{at(Get, "a", 5), at(Get, "b", 5)}, false},
+	} {
+		if err := Versions(c.history); (err == nil) != c.right {
+			t.Errorf("%s: %v", c.name, err)
+		}
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,47 +71,35 @@ func TestClockAhead(t *testing.T) {
 		return cmd
 	}
 	asking := h.client(false)
-	var left, again atomic.Int64
+	counters := &Counters{Dial: h.dial, Nodes: nodeCount, Bucket: bucketName, Callers: counterCallers}
+	until := make(chan struct{})
 	var callers errgroup.Group
-	const plenty = 1 << 40
-	left.Store(plenty)
-	for i := range counterCallers {
-		c := h.client(i%2 == 1)
-		counter := &counter{client: c, bucket: h.open(c), left: &left, again: &again}
-		callers.Go(func() error { return counter.run(t.Context()) })
-	}
+	callers.Go(func() error { return counters.Run(t.Context(), until) })
 	for _, command := range []func() *exec.Cmd{ahead, ordinary, ahead} {
-		must(t, Kill(node))
+		must(t, Kill(node.Process))
 		node.Command = command
 		must(t, node.Start())
 		awaitLeading(t, h, asking, node.Name)
-		awaitFewer(t, &left, left.Load()-phaseIncrements)
+		awaitMore(t, counters, phaseIncrements)
 	}
-	begun := plenty - left.Swap(0)
+	close(until)
 	must(t, callers.Wait())
-	sum := int64(0)
-	for i := range counters {
-		value, err := h.routed().Bucket.Increment(t.Context(), fmt.Sprintf("counter-%d", i), 0)
-		must(t, err)
-		sum += value
-	}
-	if sum != begun {
-		t.Errorf("the counters add up to %d, want %d", sum, begun)
-	}
+	must(t, counters.Judge(t.Context(), []Route{h.routed()}))
 	if !loggedAhead(t, h.files[0]) {
 		t.Error("no line of the node's log is of next year: its clock was never ahead, and nothing is proved")
 	}
-	t.Logf("%d increments, %d sent again", begun, again.Load())
+	t.Log(counters)
 }
 
-// awaitFewer waits until no more than most increments are left.
-func awaitFewer(t *testing.T, left *atomic.Int64, most int64) {
+// awaitMore waits until some more increments have been made.
+func awaitMore(t *testing.T, c *Counters, more int) {
 	t.Helper()
 	tick := time.NewTicker(ask / 10)
 	defer tick.Stop()
-	for end := time.Now().Add(catchUpTime); left.Load() > most; <-tick.C {
+	want := c.Done() + more
+	for end := time.Now().Add(catchUpTime); c.Done() < want; <-tick.C {
 		if time.Now().After(end) {
-			t.Fatalf("%d increments too few in %v", left.Load()-most, catchUpTime)
+			t.Fatalf("%d increments too few in %v", want-c.Done(), catchUpTime)
 		}
 	}
 }
@@ -124,7 +111,7 @@ func awaitLeading(t *testing.T, h *harness, asking *client.Client, name string) 
 	tick := time.NewTicker(ask)
 	defer tick.Stop()
 	for end := time.Now().Add(within); ; <-tick.C {
-		for _, leader := range leaders(t.Context(), asking) {
+		for _, leader := range leadersBy(asking)(t.Context()) {
 			if leader == name {
 				return
 			}

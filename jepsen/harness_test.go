@@ -7,12 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -25,14 +23,6 @@ import (
 const (
 	nodeCount  = 3
 	bucketName = "jepsen"
-	// formTime is how long a new cluster may take until every shard takes writes.
-	formTime = 20 * time.Second
-	// catchUpTime is how long a node may take to be given what it missed: raft waits
-	// up to 10 s before it turns to a follower again that was away, and the machine
-	// may be busy.
-	catchUpTime = time.Minute
-	// healTime is how long it may take again once all nodes run.
-	healTime = 10 * time.Second
 )
 
 // harness is a cluster of processes on loopback, and its clients.
@@ -40,7 +30,7 @@ type harness struct {
 	t     *testing.T
 	dir   string
 	addrs []string
-	nodes []*Process
+	nodes []*Node
 	files []string // to keep: logs, evidence
 }
 
@@ -53,7 +43,9 @@ func startNodes(t *testing.T) *harness {
 // startNodesWith is startNodes with nodes whose configuration is edited.
 func startNodesWith(t *testing.T, edit func(cfg *cluster.Config)) *harness {
 	t.Helper()
-	h := &harness{t: t, dir: t.TempDir(), addrs: freeAddrs(t, nodeCount)}
+	addrs, err := FreeAddrs(nodeCount)
+	must(t, err)
+	h := &harness{t: t, dir: t.TempDir(), addrs: addrs}
 	certs := filepath.Join(h.dir, "certs")
 	must(t, pki.NewCA(certs, "jepsen"))
 	must(t, pki.IssueClient(certs, "client"))
@@ -80,28 +72,6 @@ func startNodesWith(t *testing.T, edit func(cfg *cluster.Config)) *harness {
 	return h
 }
 
-// freeAddrs returns UDP addresses that were free a moment ago. They are below the
-// ports that the system gives out by itself, one of which a client could take
-// while the node is down.
-func freeAddrs(t *testing.T, n int) []string {
-	t.Helper()
-	const lowest, ports = 10_000, 20_000
-	var addrs []string
-	for tries := 0; len(addrs) < n; tries++ {
-		addr := fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(ports))
-		c, err := net.ListenPacket("udp4", addr)
-		if err != nil {
-			if tries == ports {
-				t.Fatal(err)
-			}
-			continue
-		}
-		defer c.Close()
-		addrs = append(addrs, addr)
-	}
-	return addrs
-}
-
 // addNode adds a node that is this test's own program: see TestMain.
 func (h *harness) addNode(cfg cluster.Config) {
 	h.t.Helper()
@@ -112,13 +82,13 @@ func (h *harness) addNode(cfg cluster.Config) {
 	must(h.t, err)
 	h.t.Cleanup(func() { log.Close() })
 	h.files = append(h.files, path)
-	h.nodes = append(h.nodes, &Process{Name: cfg.Name, Command: func() *exec.Cmd {
+	h.nodes = append(h.nodes, &Node{Addr: cfg.Listen, Dir: cfg.DataDir, Process: &Process{Name: cfg.Name, Command: func() *exec.Cmd {
 		cmd := exec.Command(os.Args[0])
 		// A data race ends the node, which fails the test.
 		cmd.Env = append(os.Environ(), nodeEnv+"="+string(spec), "GORACE=halt_on_error=1")
 		cmd.Stdout, cmd.Stderr = log, log
 		return cmd
-	}})
+	}}})
 }
 
 // end stops the nodes. If the test failed, logs and evidence are kept.
@@ -146,17 +116,11 @@ func (h *harness) keep() {
 }
 
 func copyFile(to, from string) error {
-	in, err := os.Open(from)
+	text, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
+	return os.WriteFile(to, text, 0o644)
 }
 
 // client opens a client of some nodes, of all if none is given.
@@ -227,26 +191,6 @@ func (h *harness) prober(history *History) *Prober {
 	return &Prober{Bucket: h.routed().Bucket, Now: history.Now}
 }
 
-// leaders asks the nodes which shards they lead.
-func leaders(ctx context.Context, c *client.Client) map[uint32]string {
-	nodes, err := c.Status(ctx)
-	if err != nil {
-		return nil
-	}
-	out, terms := make(map[uint32]string), make(map[uint32]uint64)
-	for _, n := range nodes {
-		if n.Status == nil {
-			continue
-		}
-		for _, s := range n.Status.Shards {
-			if shard := uint32(s.Shard); s.Role == "leader" && s.Term >= terms[shard] {
-				out[shard], terms[shard] = string(n.Node), s.Term
-			}
-		}
-	}
-	return out
-}
-
 // awaitWhole waits until every node answers and has applied what the others
 // know to be committed: until one more node may be lost.
 func (h *harness) awaitWhole(c *client.Client) {
@@ -256,75 +200,29 @@ func (h *harness) awaitWhole(c *client.Client) {
 
 func (h *harness) awaitWholeFor(c *client.Client, within time.Duration) {
 	h.t.Helper()
-	const poll = 20 * time.Millisecond
 	ctx, done := context.WithTimeout(h.t.Context(), within)
 	defer done()
-	tick := time.NewTicker(poll)
-	defer tick.Stop()
-	var last error
-	for {
-		nodes, err := c.Status(ctx)
-		if err == nil {
-			err = whole(nodes)
-		}
-		if err == nil {
-			return
-		}
-		if ctx.Err() == nil {
-			last = err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			h.t.Fatalf("the cluster is not whole after %v: %v", within, last)
-		}
+	if err := Whole(ctx, c); err != nil {
+		h.t.Fatalf("after %v: %v", within, err)
 	}
-}
-
-// whole says what a cluster lacks.
-func whole(nodes []client.Status) error {
-	committed := make(map[uint32]uint64)
-	for _, n := range nodes {
-		if n.Err != nil {
-			return fmt.Errorf("node %s: %w", n.Node, n.Err)
-		}
-		for _, s := range n.Status.Shards {
-			committed[uint32(s.Shard)] = max(committed[uint32(s.Shard)], s.Commit)
-		}
-	}
-	for _, n := range nodes {
-		if len(n.Status.Shards) != len(committed) {
-			return fmt.Errorf("node %s has %d replicas, want %d", n.Node, len(n.Status.Shards), len(committed))
-		}
-		for _, s := range n.Status.Shards {
-			if want := committed[uint32(s.Shard)]; s.Leader == "" || s.Applied < want {
-				return fmt.Errorf("node %s: shard %d has applied %d under leader %q, want %d under one", n.Node, s.Shard, s.Applied, s.Leader, want)
-			}
-		}
-	}
-	return nil
 }
 
 // sameHashes wants the replicas of each shard to hold the same state at the same
 // entry.
 func (h *harness) sameHashes(c *client.Client) {
 	h.t.Helper()
-	nodes, err := c.Status(h.t.Context())
-	must(h.t, err)
-	type state struct{ index, hash uint64 }
-	for _, s := range nodes[0].Status.Shards {
-		var first state
-		for i, n := range nodes {
-			index, _, hash, _, err := c.Hash(h.t.Context(), n.Node, s.Shard)
-			must(h.t, err)
-			switch here := (state{index, hash}); {
-			case i == 0:
-				first = here
-			case here != first:
-				h.t.Errorf("shard %d: %s is at entry %d with hash %016x, another node at %d with %016x", s.Shard, n.Node, index, hash, first.index, first.hash)
-			}
-		}
+	if err := SameHashes(h.t.Context(), c); err != nil {
+		h.t.Error(err)
 	}
+}
+
+// dial opens a client as a task wants it: of all nodes, or through one.
+func (h *harness) dial(ctx context.Context, node int) (*client.Client, error) {
+	certs, at := filepath.Join(h.dir, "certs"), max(node, 0)
+	return client.Open(ctx, client.Config{
+		Addrs: slices.Concat(h.addrs[at:], h.addrs[:at]), Through: node >= 0, Timeout: formTime,
+		CAFile: filepath.Join(certs, "ca.crt"), CertFile: filepath.Join(certs, "client.crt"), KeyFile: filepath.Join(certs, "client.key"),
+	})
 }
 
 func must(t *testing.T, err error) {

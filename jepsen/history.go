@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -15,15 +16,19 @@ import (
 // Kind says what an operation does with its key.
 type Kind string
 
-// The operations of a register.
+// The operations of a register. A swap that found another version is Conflict, which
+// tells something of the key as a read does.
 const (
-	Get    Kind = "get"
-	Exists Kind = "exists"
-	Set    Kind = "set"
-	Delete Kind = "delete"
+	Get       Kind = "get"
+	Exists    Kind = "exists"
+	Set       Kind = "set"
+	Delete    Kind = "delete"
+	Swap      Kind = "swap"
+	Conflict  Kind = "conflict"
+	Increment Kind = "increment"
 )
 
-func (k Kind) reads() bool { return k == Get || k == Exists }
+func (k Kind) reads() bool { return k == Get || k == Exists || k == Conflict }
 
 // Never is when a write returned of which nobody knows whether it was applied:
 // it may be, at any time after its call.
@@ -40,9 +45,12 @@ type Operation struct {
 	Via     string `json:"via"`     // who was asked
 	Kind    Kind   `json:"kind"`
 	Key     string `json:"key"`
-	Value   string `json:"value,omitempty"` // of a set, or what a get found
-	Found   bool   `json:"found,omitempty"` // of a read
-	Why     string `json:"why,omitempty"`   // it is not known whether it was applied
+	Value   string `json:"value,omitempty"`  // of a set or a swap, what a get found, or the sum
+	Found   bool   `json:"found,omitempty"`  // of a read; of a swap or a conflict: the key was there
+	Expect  string `json:"expect,omitempty"` // the value that a swap is to replace, if Found
+	Delta   int64  `json:"delta,omitempty"`
+	Version uint64 `json:"version,omitempty"` // of Value, where it was told
+	Why     string `json:"why,omitempty"`     // it is not known whether it was applied
 }
 
 // History is what all callers saw, on one clock. It is safe for concurrent use.
@@ -80,6 +88,13 @@ func (h *History) Add(operations []Operation) {
 	}
 }
 
+// Len is how many operations there are.
+func (h *History) Len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.operations)
+}
+
 // Operations returns everything that was added, by time of call.
 func (h *History) Operations() []Operation {
 	h.mu.Lock()
@@ -99,4 +114,19 @@ func WriteLines(w io.Writer, operations []Operation) error {
 		}
 	}
 	return buffered.Flush()
+}
+
+// ReadLines reads what WriteLines wrote.
+func ReadLines(r io.Reader) ([]Operation, error) {
+	var operations []Operation
+	for lines := json.NewDecoder(bufio.NewReader(r)); ; {
+		var op Operation
+		switch err := lines.Decode(&op); {
+		case errors.Is(err, io.EOF):
+			return operations, nil
+		case err != nil:
+			return nil, fmt.Errorf("history: operation %d: %w", len(operations), err)
+		}
+		operations = append(operations, op)
+	}
 }

@@ -8,8 +8,9 @@ import (
 
 const (
 	// hotCount is how many keys are in use at a time: few, so that callers meet
-	// on them.
-	hotCount = 30
+	// on them. counterCount is how many of those that are counted in.
+	hotCount     = 30
+	counterCount = 6
 	// keyOperations and keyUnknown are when a key is retired for a fresh one:
 	// the checker's work grows with the square of a key's operations and with
 	// the power set of its unknown writes.
@@ -20,9 +21,11 @@ const (
 // hotKeys is the set of keys in use, which changes as they wear out. It is safe
 // for concurrent use.
 type hotKeys struct {
+	prefix string // of the names
+
 	mu    sync.Mutex // guards the fields below
 	names []string   // all keys so far
-	inUse [hotCount]hotKey
+	inUse []hotKey
 }
 
 type hotKey struct {
@@ -31,8 +34,8 @@ type hotKey struct {
 	unknown    int
 }
 
-func newHotKeys() *hotKeys {
-	k := &hotKeys{}
+func newHotKeys(prefix string, count int) *hotKeys {
+	k := &hotKeys{prefix: prefix, inUse: make([]hotKey, count)}
 	for i := range k.inUse {
 		k.replace(i)
 	}
@@ -41,7 +44,7 @@ func newHotKeys() *hotKeys {
 
 // replace puts a fresh key in a place.
 func (k *hotKeys) replace(i int) {
-	name := fmt.Sprintf("k%05d", len(k.names))
+	name := fmt.Sprintf("%s%05d", k.prefix, len(k.names))
 	k.names = append(k.names, name)
 	k.inUse[i] = hotKey{name: name}
 }
@@ -51,7 +54,7 @@ func (k *hotKeys) pick(r *rand.Rand, n int) []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	picked := make([]string, n)
-	for at, i := range r.Perm(hotCount)[:n] {
+	for at, i := range r.Perm(len(k.inUse))[:n] {
 		if k.inUse[i].operations >= keyOperations || k.inUse[i].unknown >= keyUnknown {
 			k.replace(i)
 		}

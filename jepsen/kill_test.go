@@ -33,21 +33,22 @@ type load struct {
 	t      *testing.T
 	h      *harness
 	ledger *Ledger
-	stop   context.CancelFunc
+	stop   chan struct{}
 	all    *errgroup.Group
 }
 
 // startLoad starts writers, every other one through single nodes.
 func (h *harness) startLoad(ledger *Ledger, name string) *load {
 	h.t.Helper()
-	ctx, stop := context.WithCancel(h.t.Context())
-	l := &load{t: h.t, h: h, ledger: ledger, stop: stop, all: &errgroup.Group{}}
+	l := &load{t: h.t, h: h, ledger: ledger, stop: make(chan struct{}), all: &errgroup.Group{}}
 	for i := range writers {
 		route := h.routed()
 		if i%2 == 1 {
 			route = h.through(i % nodeCount)
 		}
-		l.all.Go(func() error { return ledger.Write(ctx, route.Bucket, fmt.Sprintf("%s-%d", name, i)) })
+		l.all.Go(func() error {
+			return ledger.Write(h.t.Context(), l.stop, route.Bucket, fmt.Sprintf("%s-%d", name, i), 0)
+		})
 	}
 	return l
 }
@@ -68,7 +69,7 @@ func (l *load) await(n int) {
 
 func (l *load) end() {
 	l.t.Helper()
-	l.stop()
+	close(l.stop)
 	must(l.t, l.all.Wait())
 }
 
@@ -93,7 +94,7 @@ func TestKillAll(t *testing.T) {
 	for round := range killAllRounds {
 		load := h.startLoad(ledger, fmt.Sprintf("r%d", round))
 		load.await(roundWrites)
-		must(t, Kill(h.nodes...))
+		must(t, killTogether(h.nodes...))
 		load.end()
 		for _, p := range h.nodes {
 			must(t, p.Start())
@@ -121,7 +122,7 @@ func TestKillUnderLoad(t *testing.T) {
 		load := h.startLoad(ledger, p.Name)
 		load.await(roundWrites)
 		killed := time.Now()
-		must(t, Kill(p))
+		must(t, Kill(p.Process))
 		ctx, done := context.WithTimeout(t.Context(), noise*resumeTime)
 		err := prober.Await(ctx)
 		done()

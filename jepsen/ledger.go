@@ -49,10 +49,11 @@ func (l *Ledger) Acknowledged() int {
 	return l.acknowledged
 }
 
-// Write writes batches through a bucket until ctx ends. No two calls may have
-// the same name. It fails when a write fails in a way that no fault explains.
-func (l *Ledger) Write(ctx context.Context, bucket *client.Bucket, name string) error {
-	for n := 0; ; n++ {
+// Write writes batches through a bucket until until is closed or ctx ends. No two
+// calls may have the same name. It fails when a write fails in a way that no fault
+// explains.
+func (l *Ledger) Write(ctx context.Context, until <-chan struct{}, bucket *client.Bucket, name string, pace time.Duration) error {
+	for n := 0; !ended(until); n++ {
 		pairs := make([]kv.Pair, ledgerBatch)
 		for round := range ledgerRounds {
 			for i := range pairs {
@@ -65,11 +66,15 @@ func (l *Ledger) Write(ctx context.Context, bucket *client.Bucket, name string) 
 			case err != nil && !explained(err):
 				return fmt.Errorf("writer %s: %w", name, err)
 			}
+			if pace > 0 {
+				rest(until, pace)
+			}
 			if err != nil {
 				break // a key with an unknown write is never written again: only that one may come late
 			}
 		}
 	}
+	return nil
 }
 
 // write makes one call and enters what became of it.

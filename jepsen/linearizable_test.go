@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,7 +30,7 @@ func TestLinearizable(t *testing.T) {
 	run.make(t)
 
 	operations := run.history.Operations()
-	verdict := Check(operations)
+	verdict := CheckHistory(operations)
 	t.Logf("%d calls in %v, %d operations on %d keys, checked in %v\n%s%s", run.tally.Total(), run.took.Round(time.Millisecond),
 		verdict.Operations, verdict.Keys, verdict.Took.Round(time.Millisecond), run.tally,
 		Summary(run.faults, Writes(operations), run.prober.Succeeded(), run.history.Now()))
@@ -39,17 +38,17 @@ func TestLinearizable(t *testing.T) {
 		t.Errorf("faults were %v, want %q among them", run.faults, KillAll)
 	}
 	run.evidence(t, operations, slices.Concat(verdict.Broken, verdict.Undecided))
-	must(t, verdict.Err())
+	must(t, errors.Join(verdict.Err(), Versions(operations)))
 	t.Log("linearizable")
 }
 
-// run is one run of clients against nemesis.
-type run struct {
+// killing is one run of clients against a nemesis that kills and pauses.
+type killing struct {
 	h        *harness
 	seed     uint64
 	history  *History
 	tally    *Tally
-	workload *Workload
+	workload *Registers
 	nemesis  *Nemesis
 	prober   *Prober
 	final    []Route
@@ -57,16 +56,16 @@ type run struct {
 	took     time.Duration
 }
 
-func (h *harness) newRun(s uint64) *run {
+func (h *harness) newRun(s uint64) *killing {
 	h.t.Helper()
-	r := &run{h: h, seed: s, history: NewHistory(), tally: NewTally()}
+	r := &killing{h: h, seed: s, history: NewHistory(), tally: NewTally()}
 	r.prober = h.prober(r.history)
 	asking := h.client(false)
 	r.nemesis = &Nemesis{
-		Nodes: h.nodes, History: r.history, Rand: rand.New(rand.NewPCG(s, 0)), KilledAll: make(chan struct{}),
-		Leaders: func(ctx context.Context) map[uint32]string { return leaders(ctx, asking) },
+		Nodes: h.nodes, History: r.history, Seed: s, Leaders: leadersBy(asking),
+		First: KillAll, FirstDone: make(chan struct{}),
 	}
-	r.workload = &Workload{History: r.history, Tally: r.tally, Seed: s, Calls: *calls, Until: r.nemesis.KilledAll}
+	r.workload = &Registers{History: r.history, Tally: r.tally, Seed: s, Calls: *calls}
 	for i := range workers {
 		routes := []Route{h.routed()}
 		if i%2 == 1 {
@@ -80,7 +79,7 @@ func (h *harness) newRun(s uint64) *run {
 
 // make runs clients and faults until the clients have made their calls, then
 // waits for the cluster to heal and reads everything once more on every route.
-func (r *run) make(t *testing.T) {
+func (r *killing) make(t *testing.T) {
 	t.Helper()
 	began := time.Now()
 	ctx, stop := context.WithCancel(t.Context())
@@ -88,7 +87,7 @@ func (r *run) make(t *testing.T) {
 	background.Go(func() { r.prober.Run(ctx) })
 	var nemesisErr error
 	background.Go(func() { r.faults, nemesisErr = r.nemesis.Run(ctx) })
-	err := r.workload.Run(ctx)
+	err := r.workload.Run(ctx, r.nemesis.FirstDone)
 	stop()
 	background.Wait()
 	if err := errors.Join(err, nemesisErr); err != nil {
@@ -109,7 +108,7 @@ func (r *run) make(t *testing.T) {
 }
 
 // evidence writes what is needed to understand a run, to be kept with the logs.
-func (r *run) evidence(t *testing.T, operations []Operation, keys []string) {
+func (r *killing) evidence(t *testing.T, operations []Operation, keys []string) {
 	t.Helper()
 	file := func(name string) string {
 		path := filepath.Join(r.h.dir, name)
@@ -124,12 +123,4 @@ func (r *run) evidence(t *testing.T, operations []Operation, keys []string) {
 	for _, key := range first(keys) { // a broken run may break every key
 		must(t, Visualize(operations, key, file(key+".html")))
 	}
-}
-
-func writeHistory(path string, operations []Operation) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(WriteLines(f, operations), f.Close())
 }

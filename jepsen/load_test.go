@@ -120,7 +120,7 @@ func (h *harness) readSample(t *testing.T, batches int64) {
 }
 
 // peakMemory returns the most bytes a node has ever had resident.
-func peakMemory(t *testing.T, p *Process) int64 {
+func peakMemory(t *testing.T, p *Node) int64 {
 	t.Helper()
 	f, err := os.Open(fmt.Sprintf("/proc/%d/status", p.child.cmd.Process.Pid))
 	must(t, err)

@@ -3,6 +3,7 @@ package jepsen
 import (
 	"fmt"
 	"hash/maphash"
+	"strconv"
 
 	"github.com/anishathalye/porcupine"
 )
@@ -24,9 +25,37 @@ func (r register) step(op *Operation) (bool, register) {
 		return true, register{}
 	case Exists:
 		return op.Found == r.present, r
+	case Swap:
+		if r.is(op) {
+			return true, register{true, op.Value}
+		}
+		return op.Return == Never, r // if it is unknown it may have been a conflict
+	case Conflict:
+		return !r.is(op), r
+	case Increment:
+		return r.increment(op)
 	default:
 		return op.Found == r.present && op.Value == r.value, r
 	}
+}
+
+// is says whether a key is what a swap expects. Each value is written once, so it
+// stands for its version.
+func (r register) is(op *Operation) bool {
+	return r.present == op.Found && (!op.Found || r.value == op.Expect)
+}
+
+// increment counts. The sum of an increment of unknown outcome is not known.
+func (r register) increment(op *Operation) (bool, register) {
+	n := int64(0)
+	if r.present {
+		var err error
+		if n, err = strconv.ParseInt(r.value, 10, 64); err != nil {
+			return false, r
+		}
+	}
+	sum := strconv.FormatInt(n+op.Delta, 10)
+	return op.Return == Never || op.Value == sum, register{true, sum}
 }
 
 func (r register) String() string {
@@ -42,6 +71,10 @@ func (op *Operation) String() string {
 	switch {
 	case op.Kind == Set:
 		text += " " + op.Value
+	case op.Kind == Swap || op.Kind == Conflict:
+		text += fmt.Sprintf(" %s for %s", op.Value, register{op.Found, op.Expect})
+	case op.Kind == Increment:
+		text += fmt.Sprintf(" by %d → %s", op.Delta, op.Value)
 	case op.Kind == Exists:
 		text += fmt.Sprintf(" → %v", op.Found)
 	case op.Kind == Get && op.Found:

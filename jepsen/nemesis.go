@@ -5,201 +5,218 @@ package jepsen
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"math/rand/v2"
-	"syscall"
+	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/manykv/manykv/jepsen/vnet"
 )
 
-const (
-	// soonest and latest bound the time from the beginning of one fault to that
-	// of the next.
-	soonest, latest = 1500 * time.Millisecond, 3 * time.Second
-	// settle is how long all nodes are left alone, at least, between two faults:
-	// shorter than an election, so that the next one may meet it.
-	settle = 300 * time.Millisecond
-	// shortestPause and longestPause bound a pause: from well below an election
-	// time-out (1 s) to several.
-	shortestPause, longestPause = 100 * time.Millisecond, 5 * time.Second
-	// shortestDown and longestDown bound the time before a killed node is started
-	// again.
-	shortestDown, longestDown = 300 * time.Millisecond, 2 * time.Second
-	// newLeader is how long to wait for the one that follows a paused leader.
-	newLeader = 4 * time.Second
-	// ask is how often the nodes are asked who leads, and how long they may take:
-	// a paused one does not answer.
-	ask = 200 * time.Millisecond
-	// killAllAfter is how many faults come before all nodes are killed at once.
-	killAllAfter = 2
-)
-
-// Nemesis does one fault after the other, each from its random numbers.
+// Nemesis does faults in rounds. The faults of a round overlap, and when the last
+// one is undone everybody is left alone for a moment. What is done, and for how
+// long, comes from the seed; what it meets does not.
 type Nemesis struct {
-	Nodes []*Process
+	Nodes []*Node
+	// Net is the network between the nodes, and the clients; nil: the machine's own,
+	// on which nothing can be done.
+	Net Net
+	// Points are places at which a node can be made to die; nil: there are none.
+	Points []string
+	// Clock says that the nodes' wall clock can be set (Node.Clock).
+	Clock bool
 	// Leaders returns the node that leads each shard, as far as is known.
 	Leaders func(ctx context.Context) map[uint32]string
+	// Replace has the node of that name, whose directory is empty now, take its own
+	// place, and returns when it has everything. Needed if nodes have disks.
+	Replace func(ctx context.Context, node *Node) error
 	History *History
-	Rand    *rand.Rand
-	// KilledAll is closed when all nodes have been killed at once, which is done
-	// once.
-	KilledAll chan struct{}
+	Seed    uint64
+	// Kinds are the names of the faults to do; default all that can be.
+	Kinds []string
+	// AtOnce is how many faults a round has at most; default 1.
+	AtOnce int
+	// First is the kind that is done once, alone, in the first round; may be "".
+	First string
+	// FirstDone, if there is one, is closed after it.
+	FirstDone chan struct{}
+
+	possible []kind
+
+	mu     sync.Mutex // guards the fields below
+	held   map[string]bool
+	doing  map[*injection]string // the kinds that are being done
+	faults []Fault
+	skips  int // faults for which nothing was free
 }
 
-// Run does faults until ctx ends. Then all nodes run.
+// Net is what a nemesis does to a network: see jepsen/vnet.
+type Net interface {
+	// Set makes a link, in one direction.
+	Set(from, to string, l vnet.Link)
+	// Heal makes all links good.
+	Heal()
+}
+
+// Clients is the name of the end of the network where all clients are.
+const Clients = "clients"
+
+// Run does faults until ctx ends. Then all nodes run, and nothing is wrong with
+// them any more.
 func (n *Nemesis) Run(ctx context.Context) ([]Fault, error) {
-	var faults []Fault
-	rest := n.between(soonest, latest)
-	for n.wait(ctx, rest) {
-		f := Fault{Begin: n.History.Now()}
-		var err error
-		if len(faults) == killAllAfter {
-			err = n.killAll(ctx, &f)
-			close(n.KilledAll)
-		} else {
-			err = n.once(ctx, &f)
+	n.held, n.doing = make(map[string]bool), make(map[*injection]string)
+	random := rand.New(rand.NewPCG(n.Seed, 0))
+	if err := n.choose(); err != nil {
+		return nil, err
+	}
+	for round := 0; wait(ctx, between(random, settle, longestSettle)); round++ {
+		err := n.round(ctx, round, n.plan(random, round))
+		if round == 0 && n.FirstDone != nil {
+			close(n.FirstDone)
 		}
-		f.End = n.History.Now()
-		faults = append(faults, f)
 		if err != nil {
-			return faults, err
-		}
-		rest = max(settle, n.between(soonest, latest)-time.Duration(f.End-f.Begin))
-	}
-	return faults, nil
-}
-
-// once does one fault of a random kind.
-func (n *Nemesis) once(ctx context.Context, f *Fault) error {
-	switch k := n.Rand.IntN(10); {
-	case k < 2:
-		f.Kind = KillNode
-		return n.kill(ctx, f, n.Nodes[n.Rand.IntN(len(n.Nodes))])
-	case k < 5:
-		f.Kind = KillLeader
-		_, leader := n.leader(ctx)
-		return n.kill(ctx, f, leader)
-	case k < 8:
-		f.Kind = Pause
-		_, leader := n.leader(ctx)
-		return n.pause(ctx, f, leader)
-	default:
-		f.Kind = PauseTwo
-		return n.pauseTwo(ctx, f)
-	}
-}
-
-// leader returns a random shard and the node that leads it. When nobody knows
-// of a leader, a random node stands for it.
-func (n *Nemesis) leader(ctx context.Context) (shard uint32, node *Process) {
-	leaders := n.leaders(ctx)
-	shard = uint32(n.Rand.IntN(max(1, len(leaders))))
-	for _, p := range n.Nodes {
-		if p.Name == leaders[shard] {
-			return shard, p
+			return n.faults, err
 		}
 	}
-	return shard, n.Nodes[n.Rand.IntN(len(n.Nodes))]
+	return n.faults, nil
 }
 
-func (n *Nemesis) leaders(ctx context.Context) map[uint32]string {
-	ctx, done := context.WithTimeout(ctx, ask)
-	defer done()
-	return n.Leaders(ctx)
-}
-
-func (n *Nemesis) kill(ctx context.Context, f *Fault, node *Process) error {
-	f.Nodes = []string{node.Name}
-	if err := Kill(node); err != nil {
-		return err
-	}
-	n.wait(ctx, n.between(shortestDown, longestDown))
-	return node.Start()
-}
-
-func (n *Nemesis) killAll(ctx context.Context, f *Fault) error {
-	f.Kind = KillAll
-	for _, p := range n.Nodes {
-		f.Nodes = append(f.Nodes, p.Name)
-	}
-	if err := Kill(n.Nodes...); err != nil {
-		return err
-	}
-	n.wait(ctx, n.between(shortestDown, longestDown))
-	var errs []error
-	for _, p := range n.Nodes {
-		errs = append(errs, p.Start())
-	}
-	return errors.Join(errs...)
-}
-
-func (n *Nemesis) pause(ctx context.Context, f *Fault, node *Process) error {
-	f.Nodes = []string{node.Name}
-	if err := node.Signal(syscall.SIGSTOP); err != nil {
-		return err
-	}
-	n.wait(ctx, n.pauseTime())
-	return node.Signal(syscall.SIGCONT)
-}
-
-// pauseTwo pauses the leader of a shard, then the one that follows it, and lets
-// them go on one after the other: the first wakes with acknowledgements in its
-// socket that are older than what the second has done since.
-func (n *Nemesis) pauseTwo(ctx context.Context, f *Fault) error {
-	shard, first := n.leader(ctx)
-	f.Nodes = []string{first.Name}
-	if err := first.Signal(syscall.SIGSTOP); err != nil {
-		return err
-	}
-	second := n.successor(ctx, shard, first)
-	if second == nil {
-		return first.Signal(syscall.SIGCONT)
-	}
-	n.wait(ctx, n.between(0, settle)) // let it write something
-	f.Nodes = append(f.Nodes, second.Name)
-	if err := second.Signal(syscall.SIGSTOP); err != nil {
-		return errors.Join(err, first.Signal(syscall.SIGCONT))
-	}
-	order := []*Process{first, second}
-	if n.Rand.IntN(4) == 0 {
-		order = []*Process{second, first}
-	}
-	n.wait(ctx, n.pauseTime()/2)
-	err := order[0].Signal(syscall.SIGCONT)
-	n.wait(ctx, n.pauseTime()/2)
-	return errors.Join(err, order[1].Signal(syscall.SIGCONT))
-}
-
-// successor waits until another node leads a shard; nil if none did in time.
-func (n *Nemesis) successor(ctx context.Context, shard uint32, first *Process) *Process {
-	for end := time.Now().Add(newLeader); time.Now().Before(end) && ctx.Err() == nil; {
-		leader := n.leaders(ctx)[shard]
-		for _, p := range n.Nodes {
-			if p.Name == leader && p != first {
-				return p
-			}
+// choose finds the kinds that can be done.
+func (n *Nemesis) choose() error {
+	known := make(map[string]bool)
+	for _, k := range kinds() {
+		known[k.name] = true
+		if n.can(k.needs) && (n.Kinds == nil || slices.Contains(n.Kinds, k.name)) {
+			n.possible = append(n.possible, k)
 		}
-		n.wait(ctx, ask/4)
+	}
+	for _, name := range append(slices.Clone(n.Kinds), n.First) {
+		if name != "" && !known[name] {
+			return fmt.Errorf("nemesis: no fault is named %q; there are %q", name, slices.Sorted(maps.Keys(known)))
+		}
+	}
+	if len(n.possible) == 0 {
+		return fmt.Errorf("nemesis: none of the faults %q can be done here", n.Kinds)
 	}
 	return nil
 }
 
-// pauseTime is the length of a pause: more short ones than long ones, since
-// what a pause breaks depends on how it compares to an election.
-func (n *Nemesis) pauseTime() time.Duration {
-	x := n.Rand.Float64()
-	return shortestPause + time.Duration(x*x*float64(longestPause-shortestPause))
+func (n *Nemesis) can(needs need) bool {
+	const five = 5
+	return (needs&needsNet == 0 || n.Net != nil) &&
+		(needs&needsDisks == 0 || n.Nodes[0].Disk != nil) &&
+		(needs&needsPoints == 0 || n.Points != nil) &&
+		(needs&needsClock == 0 || n.Clock) &&
+		(needs&needsFive == 0 || len(n.Nodes) >= five)
 }
 
-func (n *Nemesis) between(least, most time.Duration) time.Duration {
-	return least + time.Duration(n.Rand.Int64N(int64(most-least)))
+// planned is a fault that is to be done.
+type planned struct {
+	kind  kind
+	after time.Duration // the round's beginning
+	seed  uint64
 }
 
-// wait waits; false if ctx ended first.
-func (n *Nemesis) wait(ctx context.Context, d time.Duration) bool {
+// plan draws the faults of a round.
+func (n *Nemesis) plan(random *rand.Rand, round int) []planned {
+	if round == 0 && n.First != "" {
+		for _, k := range kinds() {
+			if k.name == n.First {
+				return []planned{{kind: k, seed: random.Uint64()}}
+			}
+		}
+	}
+	faults := []planned{{kind: n.draw(random), seed: random.Uint64()}}
+	for len(faults) < n.AtOnce && random.IntN(2) == 0 {
+		faults = append(faults, planned{n.draw(random), between(random, 0, latestBegin), random.Uint64()})
+	}
+	return faults
+}
+
+// draw draws a kind by weight.
+func (n *Nemesis) draw(random *rand.Rand) kind {
+	total := 0
+	for _, k := range n.possible {
+		total += k.weight
+	}
+	at := random.IntN(total)
+	for _, k := range n.possible {
+		if at -= k.weight; at < 0 {
+			return k
+		}
+	}
+	panic("unreachable: at is less than the total")
+}
+
+func (n *Nemesis) round(ctx context.Context, round int, faults []planned) error {
+	var all errgroup.Group
+	for _, p := range faults {
+		all.Go(func() error {
+			if !wait(ctx, p.after) {
+				return nil
+			}
+			return n.do(ctx, round, p)
+		})
+	}
+	return all.Wait()
+}
+
+// do does one fault, if what it needs is free.
+func (n *Nemesis) do(ctx context.Context, round int, p planned) error {
+	j := &injection{n: n, ctx: ctx, rand: rand.New(rand.NewPCG(p.seed, 0)), fault: Fault{Kind: p.kind.name, Round: round}}
+	n.mu.Lock()
+	n.doing[j] = p.kind.name
+	n.mu.Unlock()
+	err := p.kind.do(j)
+	j.fault.End = n.History.Now()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.doing, j)
+	for _, what := range j.held {
+		delete(n.held, what)
+	}
+	if errors.Is(err, errTaken) {
+		n.skips++
+		return nil
+	}
+	n.faults = append(n.faults, j.fault)
+	if err != nil {
+		return fmt.Errorf("%s %v: %w", j.fault.Kind, j.fault.Nodes, err)
+	}
+	return nil
+}
+
+// Now is how many faults there were, and which are being done.
+func (n *Nemesis) Now() (faults int, doing []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.faults), slices.Sorted(maps.Values(n.doing))
+}
+
+// Skipped is how many faults were not done because another one held what they
+// needed.
+func (n *Nemesis) Skipped() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.skips
+}
+
+// between draws a time from a span.
+func between(random *rand.Rand, shortest, longest time.Duration) time.Duration {
+	return shortest + time.Duration(random.Int64N(int64(longest-shortest)))
+}
+
+// wait returns true after d, false as soon as ctx ends.
+func wait(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+		return ctx.Err() == nil
 	case <-ctx.Done():
 		return false
 	}

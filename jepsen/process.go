@@ -19,6 +19,9 @@ type Process struct {
 	Name string
 	// Command makes the command that starts the node.
 	Command func() *exec.Cmd
+	// Thread runs f on a thread that lives as long as the node may: the child is in
+	// that thread's namespaces, and dies with it. nil: any.
+	Thread func(f func() error) error
 
 	child *child // nil until the first start
 
@@ -37,10 +40,20 @@ type child struct {
 //
 // The kernel kills the child when the thread that started it ends, which is
 // when this process does: Go ends a thread only with a goroutine locked to it.
-func (p *Process) Start() error {
+func (p *Process) Start() error { return p.StartWith() }
+
+// StartWith starts the node with more variables in its environment, "NAME=value".
+func (p *Process) StartWith(env ...string) error {
 	c := &child{cmd: p.Command(), exited: make(chan struct{}), ending: make(chan struct{})}
 	c.cmd.SysProcAttr = childAttr()
-	if err := c.cmd.Start(); err != nil {
+	if len(env) > 0 {
+		c.cmd.Env = append(c.cmd.Environ(), env...)
+	}
+	start := c.cmd.Start
+	if p.Thread != nil {
+		start = func() error { return p.Thread(c.cmd.Start) }
+	}
+	if err := start(); err != nil {
 		return fmt.Errorf("start node %s: %w", p.Name, err)
 	}
 	p.child = c

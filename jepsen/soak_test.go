@@ -159,7 +159,7 @@ func (s *soak) restart(ctx context.Context) (restarts int, err error) {
 		}
 		p := s.h.nodes[restarts%nodeCount]
 		if restarts%2 == 0 {
-			err = Kill(p)
+			err = Kill(p.Process)
 		} else {
 			err = p.Stop(2 * closeTime)
 		}

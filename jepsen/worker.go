@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/manykv/manykv/kv"
@@ -28,11 +29,13 @@ type worker struct {
 	history *History
 	tally   *Tally
 	keys    *hotKeys
-	routes  []Route
-	id      int
-	process int
-	rand    *rand.Rand
-	written int // values so far, so that each is another
+	// counters are the keys that are counted in; the others hold values of their own.
+	counters *hotKeys
+	routes   []Route
+	id       int
+	process  int
+	rand     *rand.Rand
+	written  int // values so far, so that each is another
 }
 
 func (w *worker) run(ctx context.Context, turns <-chan struct{}) error {
@@ -63,20 +66,24 @@ func (w *worker) call(ctx context.Context, route Route) error {
 	one := w.keys.pick(w.rand, 1)
 	many := w.keys.pick(w.rand, fewestKeys+w.rand.IntN(mostKeys-fewestKeys+1))
 	switch n := w.rand.IntN(100); {
-	case n < 22:
+	case n < 18:
 		return w.get(ctx, route, one[0])
-	case n < 30:
+	case n < 24:
 		return w.exists(ctx, route, one[0])
-	case n < 50:
+	case n < 40:
 		return w.set(ctx, route, one)
-	case n < 58:
+	case n < 46:
 		return w.delete(ctx, route, one)
-	case n < 78:
+	case n < 64:
 		return w.getMany(ctx, route, many)
-	case n < 93:
+	case n < 78:
 		return w.set(ctx, route, many)
-	default:
+	case n < 83:
 		return w.delete(ctx, route, many)
+	case n < 91:
+		return w.swap(ctx, route, one[0])
+	default:
+		return w.count(ctx, route, w.counters.pick(w.rand, 1)[0])
 	}
 }
 
@@ -124,6 +131,42 @@ func (w *worker) hasRead(name string, route Route, err error, operations ...Oper
 	w.tally.count(name, resultOK)
 	w.record(route, operations)
 	return nil
+}
+
+// swap reads a key's version and swaps it for a value of its own.
+func (w *worker) swap(ctx context.Context, route Route, key string) error {
+	op := Operation{Kind: Get, Key: key, Call: w.history.Now()}
+	value, version, found, err := route.Bucket.GetVersion(ctx, key)
+	op.Return, op.Value, op.Found, op.Version = w.history.Now(), string(value), found, version
+	if err := w.hasRead("get-version", route, err, op); err != nil {
+		return err
+	}
+	w.written++
+	swap := Operation{Kind: Swap, Key: key, Found: found, Expect: op.Value, Value: fmt.Sprintf("w%d-%06d", w.id, w.written)}
+	call := w.history.Now()
+	swap.Version, err = route.Bucket.CompareAndSwap(ctx, key, version, []byte(swap.Value))
+	if errors.Is(err, kv.ErrConflict) && !errors.Is(err, kv.ErrUnknown) {
+		swap.Kind, swap.Call, swap.Return = Conflict, call, w.history.Now()
+		return w.hasRead("swap", route, nil, swap)
+	}
+	return w.hasWritten("swap", route, call, err, []Operation{swap})
+}
+
+// count adds to a counter, or reads it, or now and then deletes it.
+func (w *worker) count(ctx context.Context, route Route, key string) error {
+	switch n := w.rand.IntN(10); {
+	case n == 0:
+		return w.delete(ctx, route, []string{key})
+	case n < 4:
+		return w.get(ctx, route, key)
+	}
+	op := Operation{Kind: Increment, Key: key, Delta: w.rand.Int64N(200) - 100}
+	call := w.history.Now()
+	sum, err := route.Bucket.Increment(ctx, key, op.Delta)
+	if err == nil {
+		op.Value = strconv.FormatInt(sum, 10)
+	}
+	return w.hasWritten("increment", route, call, err, []Operation{op})
 }
 
 // set writes a value of its own to each key.
@@ -177,6 +220,7 @@ func (w *worker) hasWritten(name string, route Route, call int64, err error, ope
 		default:
 			op.Return, op.Why, lost = Never, err.Error(), true
 			w.keys.unknown(op.Key)
+			w.counters.unknown(op.Key)
 		}
 		happened = append(happened, op)
 	}

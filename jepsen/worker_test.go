@@ -37,7 +37,7 @@ func TestOutcomes(t *testing.T) {
 
 // What happened, or may have, becomes operations; what did not, does not.
 func TestFailedWriteBecomesOperations(t *testing.T) {
-	w := &worker{history: NewHistory(), tally: NewTally(), keys: newHotKeys()}
+	w := &worker{history: NewHistory(), tally: NewTally(), keys: newHotKeys("k", hotCount), counters: newHotKeys("c", counterCount)}
 	w.process = w.history.NewProcess()
 	failed := &kv.BatchError{
 		Outcomes: []kv.Outcome{kv.OutcomeApplied, kv.OutcomeNotApplied, kv.OutcomeUnknown}, Err: fmt.Errorf("%w: lost", kv.ErrUnknown),
@@ -72,7 +72,7 @@ func TestFailedWriteBecomesOperations(t *testing.T) {
 }
 
 func TestWornKeysAreReplaced(t *testing.T) {
-	k := newHotKeys()
+	k := newHotKeys("k", hotCount)
 	r := rand.New(rand.NewPCG(1, 2))
 	for range keyUnknown {
 		k.unknown("k00000")

@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	// pace is how many calls all workers make a second. They could make several
+	// defaultPace is how many calls all workers make a second. They could make several
 	// times as many, but a run's faults must fit between its first call and its
 	// last.
-	pace = 1000
+	defaultPace = 1000
 	// paceTick is how often calls are let through.
 	paceTick = 10 * time.Millisecond
 	// saved is how many calls the workers may catch up with, at full speed, after
@@ -30,34 +30,35 @@ type Route struct {
 	Bucket *client.Bucket
 }
 
-// Workload is workers that read and write the same few keys.
-type Workload struct {
+// Registers is workers that read and write the same few keys, alone and in batches,
+// compare and swap, and count. What they see goes to a history, which Check judges.
+type Registers struct {
 	History *History
 	Tally   *Tally
 	Seed    uint64
 	// Calls is how many calls are made at least.
 	Calls int
-	// Until must be closed before the workload ends, however many calls it made.
-	Until <-chan struct{}
+	// Pace is how many calls are made a second, at most; default 1,000.
+	Pace int
 	// Workers has the routes of each worker, which uses one at a time.
 	Workers [][]Route
 
-	keys *hotKeys
+	keys, counters *hotKeys
 }
 
-// Run makes the calls. It fails when a call fails in a way that no fault
-// explains.
-func (w *Workload) Run(ctx context.Context) error {
-	w.keys = newHotKeys()
+// Run makes calls until there were enough and until is closed. It fails when a call
+// fails in a way that no fault explains.
+func (w *Registers) Run(ctx context.Context, until <-chan struct{}) error {
+	w.keys, w.counters = newHotKeys("k", hotCount), newHotKeys("c", counterCount)
 	turns := make(chan struct{}, saved)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(turns)
-		return w.pace(ctx, turns)
+		return w.pace(ctx, until, turns)
 	})
 	for i, routes := range w.Workers {
 		one := &worker{
-			history: w.History, tally: w.Tally, keys: w.keys, routes: routes,
+			history: w.History, tally: w.Tally, keys: w.keys, counters: w.counters, routes: routes,
 			id: i, process: w.History.NewProcess(),
 			rand: rand.New(rand.NewPCG(w.Seed, uint64(i)+1)),
 		}
@@ -67,15 +68,19 @@ func (w *Workload) Run(ctx context.Context) error {
 }
 
 // pace hands out turns until there were enough.
-func (w *Workload) pace(ctx context.Context, turns chan<- struct{}) error {
+func (w *Registers) pace(ctx context.Context, until <-chan struct{}, turns chan<- struct{}) error {
+	pace := w.Pace
+	if pace == 0 {
+		pace = defaultPace
+	}
 	tick := time.NewTicker(paceTick)
 	defer tick.Stop()
-	handed, done := 0, false
+	handed, done, due := 0, false, 0
 	for !done || handed < w.Calls {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-w.Until:
+		case <-until:
 			done = true
 		default:
 		}
@@ -84,7 +89,7 @@ func (w *Workload) pace(ctx context.Context, turns chan<- struct{}) error {
 			return context.Cause(ctx)
 		case <-tick.C:
 		}
-		for range pace * int(paceTick) / int(time.Second) {
+		for due += pace; due >= int(time.Second/paceTick); due -= int(time.Second / paceTick) {
 			select {
 			case turns <- struct{}{}:
 				handed++
@@ -98,11 +103,14 @@ func (w *Workload) pace(ctx context.Context, turns chan<- struct{}) error {
 // ReadAll reads every key there has been through a route, as a process of its
 // own, and adds what it found to the history. ctx bounds it: with healthy nodes
 // a read must not fail.
-func (w *Workload) ReadAll(ctx context.Context, route Route) error {
-	keys := w.keys.all()
-	one := &worker{history: w.History, tally: w.Tally, keys: w.keys, process: w.History.NewProcess()}
-	if err := one.getMany(ctx, route, keys); err != nil {
-		return fmt.Errorf("final read of %d keys via %s: %w", len(keys), route.Name, err)
+func (w *Registers) ReadAll(ctx context.Context, route Route) error {
+	const page = 5000
+	keys := append(w.keys.all(), w.counters.all()...)
+	one := &worker{history: w.History, tally: w.Tally, keys: w.keys, counters: w.counters, process: w.History.NewProcess()}
+	for from := 0; from < len(keys); from += page {
+		if err := one.getMany(ctx, route, keys[from:min(len(keys), from+page)]); err != nil {
+			return fmt.Errorf("final read of %d keys via %s: %w", len(keys), route.Name, err)
+		}
 	}
 	return nil
 }
