@@ -47,6 +47,27 @@ check-linearizable: ## kill and pause nodes under load and check what clients sa
 test-crash: ## kill a process at every named step of log, votes, snapshots and installs (2 minutes)
 	go test -tags crashpoints -run 'CrashPoints' -count=1 -v ./raftlog ./fsm ./cluster
 
+.PHONY: jepsen
+jepsen: ## break a cluster for 10 minutes in all ways there are, and judge what clients saw (root, TUN, FUSE)
+	go run ./cmd/jepsen run
+
+.PHONY: jepsen-smoke
+jepsen-smoke: ## the same for a minute and a half, with fewer kinds of faults
+	@if [[ -n "$${MANYKV_CI_NO_JEPSEN:-}" ]]; then echo "left out: MANYKV_CI_NO_JEPSEN is set"; exit; fi; \
+	go run ./cmd/jepsen run --time 90s --seed $(SEED) --no-clock --at-once 2 --tasks registers,adds,counters \
+		--first 'power cut: all nodes' --dir "$$(mktemp -d)/smoke" \
+		--faults 'partition: halves,partition: a leader alone,kill a leader,kill all nodes,pause two leaders,power cut: all nodes,power cut: a node'
+
+.PHONY: jepsen-nightly
+HOURS ?= 8
+SEED  ?= 1
+jepsen-nightly: ## runs of all sorts for HOURS (8), the first with SEED (1)
+	go run ./cmd/jepsen nightly --hours $(HOURS) --seed $(SEED)
+
+.PHONY: jepsen-mutants
+jepsen-mutants: ## put defects in on purpose and see that the runs notice them (half an hour)
+	go run ./cmd/jepsen mutants
+
 .PHONY: test-exactly-once
 test-exactly-once: ## 100,000 increments under kills and pauses with retries: the sum is exact (minutes)
 	go test ./jepsen -run '^TestExactlyOnce$$' -count=1 -v -timeout 30m -args -increments 100000

@@ -8,6 +8,7 @@ import (
 	"github.com/manykv/manykv/coordinator"
 	"github.com/manykv/manykv/fsm"
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/mutant"
 )
 
 // notOwner is how an applied command says that its shard does not own its
@@ -25,6 +26,8 @@ func outcomeOf(err error, response any) coordinator.Result {
 		errors.Is(err, raft.ErrLeadershipTransferInProgress),
 		errors.Is(err, raft.ErrEnqueueTimeout):
 		// Said only before the entry is given to the log.
+		return coordinator.Result{Outcome: kv.OutcomeNotApplied, Code: kv.CodeUnavailable, Detail: err.Error()}
+	case mutant.On(mutant.UnknownAsNotApplied):
 		return coordinator.Result{Outcome: kv.OutcomeNotApplied, Code: kv.CodeUnavailable, Detail: err.Error()}
 	default:
 		// ErrLeadershipLost: a later leader may commit it. A log store's error:

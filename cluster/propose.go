@@ -8,7 +8,9 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/manykv/manykv/coordinator"
+	"github.com/manykv/manykv/crash"
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/mutant"
 )
 
 const (
@@ -47,24 +49,46 @@ func (r *replica) propose(ctx context.Context, commands [][]byte) (proposal, err
 		if left <= 0 || ctx.Err() != nil || group.State() != raft.Leader {
 			break
 		}
+		crash.Point("cluster.propose.before")
 		futures = append(futures, group.ApplyLog(raft.Log{Data: commands[len(futures)], Extensions: r.stamp()}, left))
 	}
+	crash.Point("cluster.propose.given")
 	p.given = len(futures)
 	p.results = make(chan coordinator.Result, p.given)
 	go func() {
 		defer r.pending.Add(-1)
 		defer r.proposed.give(size)
 		for _, f := range futures {
+			if mutant.On(mutant.AckBeforeQuorum) && tooLong(f) {
+				p.results <- coordinator.Result{Outcome: kv.OutcomeApplied}
+				continue
+			}
 			err := f.Error()
 			r.noteTransfer(err)
 			var response any
 			if err == nil {
 				response = f.Response()
 			}
+			crash.Point("cluster.propose.answered")
 			p.results <- outcomeOf(err, response)
 		}
 	}()
 	return p, nil
+}
+
+// tooLong is for mutant.AckBeforeQuorum: whether a future has no answer after 20 ms.
+func tooLong(f raft.ApplyFuture) bool {
+	answered := make(chan struct{})
+	go func() {
+		_ = f.Error()
+		close(answered)
+	}()
+	select {
+	case <-answered:
+		return false
+	case <-time.After(20 * time.Millisecond):
+		return true
+	}
 }
 
 // wait returns one result for each command that was given to raft. When ctx

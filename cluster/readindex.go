@@ -9,7 +9,9 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/manykv/manykv/crash"
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/mutant"
 	"github.com/manykv/manykv/sharding"
 )
 
@@ -143,6 +145,12 @@ func (c *confirmer) begin(r subject) *confirmation {
 		return k
 	}
 	k := &confirmation{r: r, done: make(chan struct{})}
+	if mutant.On(mutant.ReadUnconfirmed) {
+		if c.seal(k) {
+			c.end(k, nil)
+		}
+		return k
+	}
 	if !r.standing().leading || c.ctx.Err() != nil {
 		c.end(k, errNotLeader)
 		return k
@@ -192,14 +200,16 @@ func (c *confirmer) peer(id raft.ServerID) *peer {
 // the newest configuration: a majority of older ones proves nothing.
 func (c *confirmer) seal(k *confirmation) bool {
 	k.sealed = true
-	delete(c.open, k.r)
+	if !mutant.On(mutant.JoinSentMessage) {
+		delete(c.open, k.r)
+	}
 	at := k.r.standing()
 	switch {
 	case !at.leading:
 		c.end(k, errNotLeader)
-	case at.leadTerm != at.term:
+	case at.leadTerm != at.term && !mutant.On(mutant.ReadBeforeOwnTerm):
 		c.end(k, errNotReady)
-	case !slices.Equal(k.voters, k.r.voters()):
+	case !slices.Equal(k.voters, k.r.voters()) && !mutant.On(mutant.ReadUnconfirmed):
 		c.end(k, errUnconfirmed)
 	default:
 		k.term, k.index = at.term, at.commit
@@ -233,9 +243,11 @@ func (c *confirmer) serve(p *peer) {
 		if len(asked) == 0 {
 			continue
 		}
+		crash.Point("cluster.confirm.sealed")
 		ctx, done := context.WithTimeout(c.ctx, confirmTimeout)
 		answers, err := c.call(ctx, p.id, asks)
 		done()
+		crash.Point("cluster.confirm.answered")
 		c.settle(asked, asks, answers, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/manykv/manykv/coordinator"
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/mutant"
 	"github.com/manykv/manykv/sharding"
 )
 
@@ -37,6 +38,9 @@ func (n *Node) serveReads(ctx context.Context, q *coordinator.Request) []byte {
 			rd.refuse(n.notLeader(nil))
 		case rd.r.leads():
 			rd.begun = n.confirm.begin(rd.r)
+			if mutant.On(mutant.VerifyLeader) {
+				rd.begun = verifyLeader(rd.r)
+			}
 		case q.AnyReplica && rd.r.leader() != "":
 			rd.follow = true
 			following = append(following, rd)
@@ -63,6 +67,25 @@ func (n *Node) serveReads(ctx context.Context, q *coordinator.Request) []byte {
 	return p.Bytes()
 }
 
+// verifyLeader is for mutant.VerifyLeader.
+func verifyLeader(r *replica) *confirmation {
+	k := &confirmation{r: r, done: make(chan struct{})}
+	at, group := r.standing(), r.raft.Load()
+	k.index = at.commit
+	if group == nil || at.leadTerm != at.term {
+		k.err = errNotReady
+		close(k.done)
+		return k
+	}
+	go func() {
+		if group.VerifyLeader().Error() != nil {
+			k.err = errNotLeader
+		}
+		close(k.done)
+	}()
+	return k
+}
+
 func (rd *reading) refuse(a coordinator.PartAnswer) {
 	a.Shard = rd.part.Shard
 	rd.answer = &a
@@ -71,7 +94,7 @@ func (rd *reading) refuse(a coordinator.PartAnswer) {
 // askLeaders gets the read indexes of shards that other nodes lead, with one
 // message to each of them.
 func (n *Node) askLeaders(ctx context.Context, following []*reading) {
-	if len(following) == 0 {
+	if len(following) == 0 || mutant.On(mutant.ReadOwnReplica) {
 		return
 	}
 	byLeader := make(map[sharding.NodeID][]*reading)

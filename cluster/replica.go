@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/manykv/manykv/coordinator"
+	"github.com/manykv/manykv/crash"
 	"github.com/manykv/manykv/fsm"
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/raftlog"
@@ -249,8 +250,10 @@ func (r *replica) lead(ctx context.Context, group *raft.Raft) {
 			return
 		}
 		r.logger.Info("leading", "term", group.CurrentTerm())
+		crash.Point("cluster.lead.elected")
 		for group.State() == raft.Leader && !r.announced(group) {
 			if r.announce(ctx, group) == nil {
+				crash.Point("cluster.lead.announced")
 				r.startClock()
 				continue
 			}

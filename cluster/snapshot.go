@@ -15,6 +15,7 @@ import (
 	"github.com/manykv/manykv/crash"
 	"github.com/manykv/manykv/fsm"
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/mutant"
 	"github.com/manykv/manykv/raftlog"
 	"github.com/manykv/manykv/sharding"
 )
@@ -445,6 +446,9 @@ type flushed struct{ store *fsm.Store }
 // Persist flushes the store. Nothing is written to the sink.
 func (f flushed) Persist(s raft.SnapshotSink) error {
 	s.(*sink).local = true // raft hands back what Create gave it
+	if mutant.On(mutant.SnapshotNotFlushed) {
+		return nil
+	}
 	return f.store.Flush()
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/mutant"
 	"github.com/manykv/manykv/sharding"
 )
 
@@ -399,6 +400,8 @@ func (b *batch) settleWrite(p *part, a *PartAnswer) {
 		case r.Forgotten:
 			b.call.learn(p.sent[n], forgotten)
 			b.fail(fmt.Errorf("%w: shard %d: %s", kv.ErrUnknown, p.shard, r.Detail))
+		case mutant.On(mutant.LostPart):
+			b.call.learn(p.sent[n], applied)
 		default:
 			b.call.learn(p.sent[n], maybe)
 			b.last = fmt.Errorf("shard %d: %s", p.shard, r.Detail)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/manykv/manykv/crash"
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 )
@@ -186,10 +187,12 @@ func (m *machine) commit(b *pebble.Batch) error {
 	if err := b.Set(rowKey(m.shard, tagRecord, ""), m.rec.append(nil), nil); err != nil {
 		return err
 	}
+	crash.Point("fsm.apply.before")
 	// With the write-ahead log off Pebble refuses Sync.
 	if err := b.Commit(pebble.NoSync); err != nil {
 		return err
 	}
+	crash.Point("fsm.apply.after")
 	if err := context.Cause(m.store.failed); err != nil {
 		return err // the commit may have failed without an error: see pebbleLog
 	}

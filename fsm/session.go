@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/mutant"
 	"github.com/manykv/manykv/sharding"
 )
 
@@ -117,6 +118,8 @@ func (s *session) turn(o *kv.Origin) (*call, Result) {
 	switch entry := uint64(o.Entry); {
 	case entry > next:
 		return nil, Result{Err: fmt.Errorf("%w: entry %d of call %d, want %d", ErrOutOfOrder, entry, o.Seq, next)}
+	case entry < next && mutant.On(mutant.NoDedupe):
+		s.calls[at].next = entry
 	case entry < next:
 		return nil, s.calls[at].recall(entry)
 	case !open:

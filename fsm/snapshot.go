@@ -11,6 +11,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/manykv/manykv/mutant"
 	"github.com/manykv/manykv/sharding"
 )
 
@@ -236,6 +237,9 @@ func (s *Stream) block() error {
 		if err != nil {
 			return fmt.Errorf("fsm: streaming shard %d: %w", s.shard, err)
 		}
+		if mutant.On(mutant.SnapshotNoSessions) && string(key[:rowBytes-shardBytes]) == sessionRows {
+			continue
+		}
 		size := len(key) + len(value) + 2*binary.MaxVarintLen32
 		switch full := len(s.frame) > frameHead && len(s.frame)-frameHead+size > blockBytes; {
 		case full:
@@ -250,6 +254,9 @@ func (s *Stream) block() error {
 	s.seal() // should the scan have failed, the next block says so
 	return nil
 }
+
+// sessionRows is how the keys of sessions begin, without the shard.
+var sessionRows = string(rowKey(sharding.Meta, tagSession, "")[shardBytes:])
 
 func appendRow(dst, key, value []byte) []byte {
 	dst = append(binary.AppendUvarint(dst, uint64(len(key))), key...)

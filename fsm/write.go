@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/mutant"
 	"github.com/manykv/manykv/sharding"
 )
 
@@ -99,6 +100,9 @@ func (d *Data) setOrDelete(b *pebble.Batch, e *Entry, w *kv.Write) error {
 			binary.BigEndian.PutUint64(op.Value, e.Index)
 			copy(op.Value[versionBytes:], value)
 		} else {
+			if mutant.On(mutant.DeleteForgotten) && e.Index%50 == 0 {
+				continue
+			}
 			op = b.DeleteDeferred(pairBytes + len(key))
 		}
 		putPairKey(op.Key, d.shard, w.Bucket, sharding.Hash(w.Bucket, key), key)

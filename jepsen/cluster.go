@@ -261,7 +261,83 @@ func (c *Cluster) Replace(ctx context.Context, node *Node) (err error) {
 			return fmt.Errorf("replace node %s: %w", node.Name, err)
 		}
 	}
-	return Whole(ctx, one)
+	return caughtUp(ctx, one, node.Name)
+}
+
+// caughtUp waits until a node has a replica of every shard with all that was committed
+// when this was called, and a vote in each.
+func caughtUp(ctx context.Context, c *client.Client, name string) error {
+	var target map[uint32]uint64
+	for {
+		nodes, err := c.Status(ctx)
+		if err == nil && target == nil {
+			target = committed(nodes)
+		}
+		if err == nil {
+			err = lacks(nodes, name, target)
+		}
+		if err == nil {
+			return nil
+		}
+		if !wait(ctx, ask) {
+			return fmt.Errorf("node %s does not catch up: %w", name, err)
+		}
+	}
+}
+
+// lacks says what a node lacks of a target.
+func lacks(nodes []client.Status, name string, target map[uint32]uint64) error {
+	votes := votesOf(nodes, name)
+	for _, n := range nodes {
+		if string(n.Node) != name {
+			continue
+		}
+		if n.Err != nil {
+			return n.Err
+		}
+		if len(n.Status.Shards) < len(target) {
+			return fmt.Errorf("it has %d replicas, want %d", len(n.Status.Shards), len(target))
+		}
+		for _, s := range n.Status.Shards {
+			if want := target[uint32(s.Shard)]; s.Applied < want || !votes[uint32(s.Shard)] {
+				return fmt.Errorf("its replica of shard %d has applied %d, want %d and a vote", s.Shard, s.Applied, want)
+			}
+		}
+		return nil
+	}
+	return errors.New("it is no node of the cluster")
+}
+
+// votesOf are the shards whose leaders count on a node's vote.
+func votesOf(nodes []client.Status, name string) map[uint32]bool {
+	votes := make(map[uint32]bool)
+	for _, n := range nodes {
+		if n.Status == nil {
+			continue
+		}
+		for _, s := range n.Status.Shards {
+			for _, voter := range s.Voters {
+				if s.Role == "leader" && string(voter) == name {
+					votes[uint32(s.Shard)] = true
+				}
+			}
+		}
+	}
+	return votes
+}
+
+// committed is how far each shard is known to be.
+func committed(nodes []client.Status) map[uint32]uint64 {
+	out := make(map[uint32]uint64)
+	for _, n := range nodes {
+		if n.Status == nil {
+			continue
+		}
+		for _, s := range n.Status.Shards {
+			out[uint32(s.Shard)] = max(out[uint32(s.Shard)], s.Commit)
+		}
+	}
+	return out
 }
 
 // Whole waits until every node answers and has applied what the others know to be
@@ -283,21 +359,16 @@ func Whole(ctx context.Context, c *client.Client) error {
 
 // whole says what a cluster lacks.
 func whole(nodes []client.Status) error {
-	committed := make(map[uint32]uint64)
+	target := committed(nodes)
 	for _, n := range nodes {
 		if n.Err != nil {
 			return fmt.Errorf("node %s: %w", n.Node, n.Err)
 		}
-		for _, s := range n.Status.Shards {
-			committed[uint32(s.Shard)] = max(committed[uint32(s.Shard)], s.Commit)
-		}
-	}
-	for _, n := range nodes {
-		if len(n.Status.Shards) != len(committed) {
-			return fmt.Errorf("node %s has %d replicas, want %d", n.Node, len(n.Status.Shards), len(committed))
+		if len(n.Status.Shards) != len(target) {
+			return fmt.Errorf("node %s has %d replicas, want %d", n.Node, len(n.Status.Shards), len(target))
 		}
 		for _, s := range n.Status.Shards {
-			if want := committed[uint32(s.Shard)]; s.Leader == "" || s.Applied < want {
+			if want := target[uint32(s.Shard)]; s.Leader == "" || s.Applied < want {
 				return fmt.Errorf("node %s: shard %d has applied %d under leader %q, want %d under one", n.Node, s.Shard, s.Applied, s.Leader, want)
 			}
 		}

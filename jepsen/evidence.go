@@ -73,8 +73,7 @@ func (r *Result) Save(dir string, cfg Config) error {
 	if len(broken) > 0 {
 		err = errors.Join(err, writeHistory(filepath.Join(dir, brokenFile), OfKeys(r.history, broken)))
 	}
-	_ = pictures
-	return err
+	return errors.Join(err, r.savePage(filepath.Join(dir, PageFile), cfg, pictures))
 }
 
 func (r *Result) saveSummary(path string, cfg Config, broken []string) error {

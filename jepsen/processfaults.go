@@ -127,8 +127,9 @@ func (j *injection) rolling() error {
 }
 
 const (
-	// mostPasses is how often a node may come by a point before it dies there.
-	mostPasses = 200
+	// mostPasses is how often a node may come by a point before it dies there, as a
+	// power of two.
+	mostPasses = 8
 	// pointTime is how long a node may take to come by a point.
 	pointTime = 5 * time.Second
 )
@@ -137,7 +138,7 @@ const (
 // once more without that.
 func (j *injection) crashPoint() error {
 	node, point := j.node(), j.n.Points[j.rand.IntN(len(j.n.Points))]
-	passes := 1 + j.rand.IntN(mostPasses)
+	passes := 1 << j.rand.IntN(mostPasses)
 	if err := j.holdNodes(node); err != nil {
 		return err
 	}

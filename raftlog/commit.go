@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/manykv/manykv/mutant"
 )
 
 // batch is a record in the making. The callers fill it under Log.mu while the
@@ -158,7 +160,7 @@ func (l *Log) commit(b *batch) {
 	b.crashPoint(crashWrite)
 	began := time.Now()
 	b.err = l.fail.guard(func() error {
-		if err := l.journal.StoreLog(&raft.Log{Index: seq, Data: b.buf}); err != nil {
+		if err := l.journal.StoreLog(&raft.Log{Index: seq, Data: b.buf}); err != nil && !mutant.On(mutant.IgnoreLogError) {
 			return fmt.Errorf("raftlog: write record %d (%d bytes): %w", seq, len(b.buf), err)
 		}
 		return nil

@@ -12,8 +12,13 @@ import (
 	"github.com/hashicorp/go-hclog"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	wal "github.com/hashicorp/raft-wal"
+	walfs "github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/metadb"
+	walsegment "github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
 	"go.etcd.io/bbolt"
+
+	"github.com/manykv/manykv/mutant"
 )
 
 const (
@@ -68,7 +73,12 @@ func openWAL(dir string, segment int, logger *slog.Logger) (*wal.WAL, error) {
 	if err := mendTail(dir, meta); err != nil {
 		return nil, errors.Join(err, meta.Close())
 	}
-	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentSize(segment), wal.WithLogger(quiet(logger)))
+	files := types.VFS(walfs.New())
+	if mutant.On(mutant.JournalNotSynced) {
+		files = unsynced{files}
+	}
+	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(walsegment.NewFiler(dir, files)),
+		wal.WithSegmentSize(segment), wal.WithLogger(quiet(logger)))
 	if err != nil {
 		return nil, errors.Join(err, meta.Close())
 	}
@@ -123,6 +133,7 @@ func makeBolt(path string) error {
 func openBoltFile(path string) (*raftboltdb.BoltStore, error) {
 	return raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{
 		Timeout:        boltLockWait,
+		NoSync:         mutant.On(mutant.VotesNotSynced),
 		NoFreelistSync: true, // writing the freelist can cost more than the data
 		FreelistType:   bbolt.FreelistMapType,
 	}})
@@ -146,4 +157,21 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// unsynced is for mutant.JournalNotSynced: files whose Sync does nothing.
+type unsynced struct{ types.VFS }
+
+type unsyncedFile struct{ types.WritableFile }
+
+func (unsyncedFile) Sync() error { return nil }
+
+func (u unsynced) Create(dir, name string, size uint64) (types.WritableFile, error) {
+	f, err := u.VFS.Create(dir, name, size)
+	return unsyncedFile{f}, err
+}
+
+func (u unsynced) OpenWriter(dir, name string) (types.WritableFile, error) {
+	f, err := u.VFS.OpenWriter(dir, name)
+	return unsyncedFile{f}, err
 }

@@ -57,6 +57,6 @@ manykv itself. Nothing of the machine's own network, disks or clock is touched.
 Exit codes: 0 everything held; 1 something did not, or the run failed.`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), checkCommand())
+	root.AddCommand(runCommand(), checkCommand(), nightlyCommand(), mutantsCommand())
 	return root
 }

@@ -13,11 +13,31 @@ import (
 
 	"github.com/manykv/manykv/client"
 	"github.com/manykv/manykv/cluster"
+	"github.com/manykv/manykv/crash"
 	"github.com/manykv/manykv/sharding"
 )
 
 func (p *program) debugCommand() *cobra.Command {
-	return group("debug", "Look into a node's log and state", p.debugLogCommand(), p.debugHashCommand())
+	return group("debug", "Look into a node's log and state", p.debugLogCommand(), p.debugHashCommand(), p.debugPointsCommand())
+}
+
+// debugPointsCommand is for fault tests, and hidden.
+func (p *program) debugPointsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "points",
+		Short:  "Print the places where a build for fault tests can be made to die",
+		Hidden: true,
+		Args:   asUsed,
+		RunE: func(*cobra.Command, []string) error {
+			if !crash.Enabled {
+				return errors.New("this build has no such places: it lacks the tag crashpoints")
+			}
+			for _, name := range crash.Names {
+				p.stdout.printf("%s\n", name)
+			}
+			return nil
+		},
+	}
 }
 
 const debugLogHelp = `Print the entries in the log of a node that does not run, one a line of JSON, shard
