@@ -25,7 +25,6 @@ type hunt struct {
 	faults []string // default all
 	tasks  []string // default all
 	pace   int
-	atOnce int
 }
 
 var (
