@@ -436,6 +436,21 @@ func (c *Cluster) Stop() error {
 	return errors.Join(errs...)
 }
 
+// keep copies the nodes' data from their disks, which end with the run, into folders
+// beside them. Another process reads them: see package disk.
+func (c *Cluster) keep(ctx context.Context) error {
+	if !c.setup.Disks {
+		return nil
+	}
+	var errs []error
+	for _, node := range c.Nodes {
+		if out, err := exec.CommandContext(ctx, "cp", "-r", node.Dir, node.Dir+".data").CombinedOutput(); err != nil {
+			errs = append(errs, fmt.Errorf("%w: %s", err, out))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Close ends nodes that run, the network and the disks.
 func (c *Cluster) Close() error {
 	var errs []error

@@ -21,6 +21,7 @@ type Disk interface {
 	ClearFaults()
 	FlipBits(match string, n int) ([]disk.Flip, error)
 	Wipe() error
+	Stats() disk.Stats
 }
 
 func (j *injection) powerOne() error { return j.powerCut(j.node()) }
@@ -67,9 +68,10 @@ func (j *injection) failing(f disk.Fault) error {
 		return err
 	}
 	node.expectEnd()
+	before := node.Disk.Stats()
 	node.Disk.SetFault(f)
 	j.wait(shortestCut, longestCut)
-	stopped := node.gone(0)
+	stopped, after := node.gone(0), node.Disk.Stats()
 	err := errors.Join(node.Signal(syscall.SIGKILL))
 	node.Disk.ClearFaults() // what hangs in a sync can die now
 	if err := errors.Join(err, killTogether(node)); err != nil {
@@ -81,7 +83,8 @@ func (j *injection) failing(f disk.Fault) error {
 			return err
 		}
 	}
-	j.detail("the node %s; power lost: %v", map[bool]string{true: "stopped", false: "went on"}[stopped], power)
+	j.detail("%d calls failed, %d took longer; the node %s; power lost: %v", after.Failed-before.Failed, after.Delayed-before.Delayed,
+		map[bool]string{true: "stopped", false: "went on"}[stopped], power)
 	return node.Start()
 }
 

@@ -391,5 +391,9 @@ func (r *run) judge(ctx context.Context) *Result {
 		result.Operations += t.Done()
 	}
 	result.Checks = r.checks
+	if result.Err() != nil {
+		r.check("data kept", r.cluster.keep(ctx), "the nodes' data as they left it")
+		result.Checks = r.checks
+	}
 	return result
 }
