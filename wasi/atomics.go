@@ -54,16 +54,16 @@ func incrementUnsigned(c *call) error {
 }
 
 // expect reads a key: what is there now is what a swap will expect.
-func (c *call) expect(b Bucket, key string) (swap, []byte, error) {
+func (c *call) expect(b Bucket, key string) (swap, error) {
 	value, version, found, err := b.GetVersion(c.ctx, key)
 	if err != nil {
-		return swap{}, nil, err
+		return swap{}, err
 	}
 	s := swap{key: key, version: version, found: found}
 	if c.in.handles.room(value) {
 		s.known, s.value = true, append([]byte(nil), value...)
 	}
-	return s, value, nil
+	return s, nil
 }
 
 // casNew remembers the version the key has now.
@@ -78,7 +78,7 @@ func casNew(c *call) error {
 	}
 	var s swap
 	if refused == nil {
-		s, _, refused = c.expect(g.Bucket, key)
+		s, refused = c.expect(g.Bucket, key)
 	}
 	if refused != nil {
 		c.refuse(4, refused)
@@ -97,13 +97,12 @@ func casCurrent(c *call) error {
 	}
 	value := h.swap.value
 	if !h.swap.known {
-		var refused error
-		var s swap
-		if s, value, refused = c.expect(h.grant.Bucket, h.swap.key); refused != nil {
+		v, version, found, refused := h.grant.Bucket.GetVersion(c.ctx, h.swap.key)
+		if refused != nil {
 			c.refuse(4, refused)
 			return nil
 		}
-		h.swap.version, h.swap.found = s.version, s.found
+		value, h.swap.version, h.swap.found = v, version, found
 	}
 	c.option(value, h.swap.found, nil)
 	return nil
@@ -131,7 +130,7 @@ func casSwap(c *call) error {
 	}
 	if errors.Is(refused, kv.ErrConflict) && !errors.Is(refused, kv.ErrUnknown) {
 		var s swap
-		if s, _, refused = c.expect(h.grant.Bucket, h.swap.key); refused == nil {
+		if s, refused = c.expect(h.grant.Bucket, h.swap.key); refused == nil {
 			c.answer.byte(0, 1)
 			c.answer.byte(4, caseCasFailed)
 			c.answer.word(8, c.in.handles.put(handle{kind: handleCas, grant: h.grant, swap: s})) // one was taken just now

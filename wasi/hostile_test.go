@@ -311,7 +311,7 @@ func TestHeldValuesAreBounded(t *testing.T) {
 	}
 }
 
-// looping is a guest that keeps itself busy: "loop" and "fill" never return, "recurse"
+// looping is a guest that keeps itself busy: "loop", "fill" and "divide" never return, "recurse"
 // takes 2^60 calls, "knock" calls the host a hundred times in a straight line, and its
 // cabi_realloc calls the host.
 func looping() []byte {
@@ -333,6 +333,9 @@ func looping() []byte {
 		opI32Const, 1, opI32Const, 0, opI32Const, 0, opI32Const, 0, opCall, 0})))
 	m.export("fill", coreFunc, m.define(m.typeOf(nil, nil), body([]byte{
 		opLoop, formEmpty, opI32Const, 0, opI32Const, 1, opI32Const, 0x80, 0x80, 0x04, opBulk, 11, 0, 0x0c, 0, opEnd})))
+	// Twenty thousand divisions a turn: a check must weigh them.
+	m.export("divide", coreFunc, m.define(m.typeOf(nil, nil), body(slices.Concat([]byte{opLoop, formEmpty, 0x42, 1},
+		bytes.Repeat([]byte{0x42, 3, 0x80}, 20_000), []byte{opDrop, 0x0c, 0, opEnd}))))
 	m.export("knock", coreFunc, m.define(m.typeOf(nil, nil), body(bytes.Repeat([]byte{
 		opI32Const, 0, opI32Const, 0, opI32Const, 16, opCall, 1}, 100))))
 	m.memory = true
@@ -346,7 +349,7 @@ func looping() []byte {
 func TestRunawayGuest(t *testing.T) {
 	h := openHost(t, Config{})
 	g := compile(t, h, looping())
-	for _, name := range []string{"loop", "fill", "recurse"} {
+	for _, name := range []string{"loop", "fill", "divide", "recurse"} {
 		t.Run(name, func(t *testing.T) {
 			ctx, stop := context.WithCancelCause(t.Context())
 			ended := make(chan error, 1)

@@ -2,7 +2,6 @@ package wasi
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -65,7 +64,7 @@ func (g *Guest) Instantiate(ctx context.Context, p Process) (_ *Instance, err er
 	ctx = context.WithValue(ctx, instanceKey{}, in)
 	in.running = ctx
 	// wazero's own source of random numbers costs more than all else of a module.
-	config := wazero.NewModuleConfig().WithName("").WithStartFunctions().WithRandSource(rand.Reader)
+	config := wazero.NewModuleConfig().WithName("").WithStartFunctions().WithRandSource(random{in})
 	byName := make(map[string]api.Module, 3*len(g.dialects))
 	for _, d := range g.dialects {
 		a, err := g.host.runtime.InstantiateModule(ctx, g.host.adapters[d], config)
@@ -122,13 +121,7 @@ func (in *Instance) world(config wazero.ModuleConfig, p Process) wazero.ModuleCo
 	if p.Stdin != nil {
 		config = config.WithStdin(stdin{in, p.Stdin})
 	}
-	if p.Stdout != nil {
-		config = config.WithStdout(output{in, p.Stdout})
-	}
-	if p.Stderr != nil {
-		config = config.WithStderr(output{in, p.Stderr})
-	}
-	return config
+	return config.WithStdout(output{in, p.Stdout}).WithStderr(output{in, p.Stderr})
 }
 
 // sleep ends with the call's context, which wazero cannot know in here.

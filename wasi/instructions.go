@@ -13,6 +13,7 @@ func (r *wasmReader) anyLEB() {
 // Instructions that are not just passed over.
 const (
 	opUnreachable = 0x00
+	opBlock       = 0x02
 	opLoop        = 0x03
 	opIf          = 0x04
 	opDrop        = 0x1a
@@ -30,12 +31,15 @@ const (
 // interrupt.go.
 func (r *wasmReader) checked(dst []byte, c *checks) []byte {
 	r.locals()
-	dst = append(append(dst, r.data[:r.at]...), c.check...)
-	for r.left() > 0 {
+	extents := r.extents()
+	dst = c.heavy(append(dst, r.data[:r.at]...), r.left())
+	for r.left() > 0 && r.err == nil {
 		from := r.at
 		op := r.byte()
-		weighed, long := false, op == opLoop || op == opCallTable
+		weighed, long, text := false, op == opCallTable, 0
 		switch op {
+		case opLoop:
+			long, text, extents = true, extents[0], extents[1:]
 		case opGlobalGet, opGlobalSet:
 			r.ownGlobal(c.globals)
 		case opCall:
@@ -51,10 +55,45 @@ func (r *wasmReader) checked(dst []byte, c *checks) []byte {
 		}
 		dst = append(dst, r.data[from:r.at]...)
 		if long {
-			dst = append(dst, c.check...)
+			dst = c.heavy(dst, text)
 		}
 	}
 	return dst
+}
+
+// extents returns how many bytes of text each loop of the function has that begins
+// here, in their order.
+func (r *wasmReader) extents() (texts []int) {
+	type block struct {
+		loop  int // its place in texts; -1 if it is none
+		begin int
+	}
+	ahead := *r
+	open := []block{{-1, ahead.at}} // the function
+	for ahead.left() > 0 && ahead.err == nil && len(open) > 0 {
+		op := ahead.byte()
+		ahead.immediates(op)
+		switch op {
+		case opBlock, opIf:
+			open = append(open, block{-1, ahead.at})
+		case opLoop:
+			open = append(open, block{len(texts), ahead.at})
+			texts = append(texts, 0)
+		case opEnd:
+			last := open[len(open)-1]
+			open = open[:len(open)-1]
+			if last.loop >= 0 {
+				texts[last.loop] = ahead.at - last.begin
+			}
+		}
+	}
+	switch {
+	case ahead.err != nil:
+		r.err = ahead.err
+	case len(open) > 0 || ahead.left() > 0:
+		r.fail("a function whose blocks and ends do not match")
+	}
+	return texts
 }
 
 // sized says whether an instruction that begins with 0xfc has a number of bytes or of
@@ -76,7 +115,7 @@ func (r *wasmReader) ownGlobal(globals uint32) {
 // wazero compiles.
 func (r *wasmReader) immediates(op byte) {
 	switch {
-	case op == 0x02, op == opLoop, op == opIf, // block, loop, if: the type
+	case op == opBlock, op == opLoop, op == opIf, // the type
 		op == 0x0c, op == 0x0d, op == opCall, // br, br_if
 		op >= 0x20 && op <= 0x26, // local.*, global.*, table.get, table.set
 		op == 0x3f, op == 0x40,   // memory.size, memory.grow

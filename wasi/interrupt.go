@@ -14,17 +14,20 @@ import (
 // the guest's own code, before it is compiled. At the head of each loop and of each
 // function, and after what may take long by itself, stands
 //
-//	turns = turns - 1
+//	turns = turns - weight
 //	if (turns | interrupt) <= 0 {
 //		turns = turnsBetween
 //		memory.grow(0)                   // leaves for Go and comes back
 //		if interrupt != 0 { unreachable }
 //	}
 //
-// with two global variables; who ends the guest makes `interrupt` negative. What may
-// take long is an instruction for many bytes or elements, before which their number is
-// counted as turns, and a call that may reach an import. So, between two checks, there
-// are only instructions of the module's own text, one of them at most of those.
+// with two global variables; who ends the guest makes `interrupt` negative. The weight
+// of a loop or a function is by how much text it has. What may take long is an
+// instruction for many bytes or elements, before which their number is counted as
+// turns, and a call that may reach an import. So, between two checks, there are only
+// instructions of one function's text, one of them at most of those. (A guest may be
+// ended at the check after the one that leaves for Go: the compiler does not read
+// `interrupt` again there.)
 //
 // A module's start function would run before anybody could end it: it is taken from
 // the module and exported, to be called when the instance is whole.
@@ -44,6 +47,13 @@ const (
 	// turnShift makes turns of the size that an instruction fills or copies: 64 bytes, or
 	// elements, are one.
 	turnShift = 6
+	// textShift makes turns of the text that a loop or a function has: 32 bytes are
+	// one, some ten instructions.
+	textShift = 5
+	// mostGrowth and leastRoom bound the code with the checks in it: several times what
+	// there was, or so many bytes.
+	mostGrowth = 4
+	leastRoom  = 16 << 20
 	// interrupted is the value of `interrupt` that ends the guest: the sign of an i32.
 	interrupted = 1 << 31
 )
@@ -125,16 +135,25 @@ const ourGlobals = 3
 type checks struct {
 	imports uint32 // functions: those have the first indices
 	globals uint32 // that the module has; ours come behind them
-	check   []byte
-	weigh   []byte // counts the size that is the operand on top
+	// check is what stands behind the weight.
+	check []byte
+	// weigh counts the size that is the operand on top.
+	weigh []byte
+}
+
+// heavy appends the check for so many bytes of text.
+func (c *checks) heavy(dst []byte, text int) []byte {
+	turns := c.globals + 1
+	dst = appendS32(append(appendU32(append(dst, opGlobalGet), turns), opI32Const), int32(1+text>>textShift))
+	dst = append(dst, opI32Sub)
+	return append(appendU32(append(dst, opGlobalSet), turns), c.check...)
 }
 
 func (w *rewriter) checks() checks {
 	get := func(code []byte, global uint32) []byte { return appendU32(append(code, opGlobalGet), global) }
 	set := func(code []byte, global uint32) []byte { return appendU32(append(code, opGlobalSet), global) }
 	interrupt, turns, size := w.globals, w.globals+1, w.globals+2
-	check := set(append(get(nil, turns), opI32Const, 1, opI32Sub), turns)
-	check = append(get(get(check, turns), interrupt), opI32Or, opI32Const, 0, opI32LeS, opIf, formEmpty)
+	check := append(get(get(nil, turns), interrupt), opI32Or, opI32Const, 0, opI32LeS, opIf, formEmpty)
 	check = set(appendS32(append(check, opI32Const), turnsBetween), turns)
 	check = append(check, opI32Const, 0, opMemoryGrow, 0, opDrop)
 	check = append(get(check, interrupt), opIf, formEmpty, opUnreachable, opEnd, opEnd)
@@ -240,12 +259,16 @@ func (w *rewriter) imported(r *wasmReader) {
 func (w *rewriter) code(r *wasmReader) []byte {
 	checks := w.checks()
 	n := r.count()
+	room := max(leastRoom, mostGrowth*r.left())
 	out := appendU32(make([]byte, 0, 2*r.left()), uint32(n))
 	var function []byte
 	for range n {
 		f := wasmReader{data: r.bytes()}
 		if function = f.checked(function[:0], &checks); f.err != nil {
 			r.fail("a function: %v", f.err)
+		}
+		if len(out)+len(function) > room {
+			r.fail("with the checks that end it the code has more than %d bytes", room)
 		}
 		if r.err != nil {
 			return nil

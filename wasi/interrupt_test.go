@@ -68,34 +68,43 @@ func TestInstructions(t *testing.T) {
 	sub(0xfd, none, 94, 255)
 
 	checks := &checks{imports: 0, globals: 1000, check: []byte{0xaa, 0xbb}, weigh: []byte{0xcc}}
+	locals := []byte{1, 1, i32}
 	for op, n := range follow {
-		function := slices.Concat([]byte{1, 1, i32}, []byte(op), bytes.Repeat([]byte{opLoop}, n))
-		r := wasmReader{data: function}
-		want := slices.Concat(function[:3], checks.check, function[3:]) // at its head only
+		instruction := slices.Concat([]byte(op), bytes.Repeat([]byte{opLoop}, n))
+		var ends []byte
+		switch op {
+		case "\x02", "\x04": // block, if
+			ends = []byte{opEnd, opEnd}
+		case "\x0b": // end
+		default:
+			ends = []byte{opEnd}
+		}
+		var before, after []byte
 		switch op {
 		case "\x11": // call_indirect
-			want = append(want, checks.check...)
+			after = checks.heavy(nil, 0)
 		case "\xfc\x08", "\xfc\x0a", "\xfc\x0b", "\xfc\x0c", "\xfc\x0e", "\xfc\x0f", "\xfc\x11": // see sized
-			want = slices.Concat(function[:3], checks.check, checks.weigh, function[3:], checks.check)
+			before, after = checks.weigh, checks.heavy(nil, 0)
 		}
+		want := slices.Concat(locals, checks.heavy(nil, len(instruction)+len(ends)), before, instruction, after, ends)
+		r := wasmReader{data: slices.Concat(locals, instruction, ends)}
 		if got := r.checked(nil, checks); r.err != nil || !bytes.Equal(got, want) {
 			t.Errorf("instruction % x with %d bytes: %v, % x, want % x", op, n, r.err, got, want)
 		}
-		if n == 0 {
-			continue
-		}
-		short := wasmReader{data: function[:len(function)-1]}
+		short := wasmReader{data: r.data[:len(r.data)-1]}
 		if short.checked(nil, checks); short.err == nil {
-			t.Errorf("instruction % x cut short: %v", op, short.err)
+			t.Errorf("instruction % x cut short is accepted", op)
 		}
 	}
 	checks.imports = 2
 	loop := wasmReader{data: []byte{0, opLoop, formEmpty, opCall, 2, opCall, 1, opEnd, opEnd}}
-	if got, want := loop.checked(nil, checks), []byte{0, 0xaa, 0xbb, opLoop, formEmpty, 0xaa, 0xbb, opCall, 2, opCall, 1, 0xaa, 0xbb, opEnd, opEnd}; !bytes.Equal(got, want) {
+	want := slices.Concat([]byte{0}, checks.heavy(nil, 8), []byte{opLoop, formEmpty}, checks.heavy(nil, 5),
+		[]byte{opCall, 2, opCall, 1}, checks.heavy(nil, 0), []byte{opEnd, opEnd})
+	if got := loop.checked(nil, checks); !bytes.Equal(got, want) {
 		t.Errorf("a loop with a call of an import: % x, want % x", got, want)
 	}
 	for _, op := range [][]byte{{0x06}, {0x12}, {0xd3}, {0xfe, 0}, {0xfc, 18}, {0xfd, 0x80, 2}} {
-		r := wasmReader{data: append([]byte{0}, op...)}
+		r := wasmReader{data: slices.Concat([]byte{0}, op, []byte{opEnd})}
 		if r.checked(nil, checks); r.err == nil {
 			t.Errorf("instruction % x is known", op)
 		}
@@ -109,8 +118,10 @@ func TestCodeThatIsRefused(t *testing.T) {
 		"our variable is read":    {opGlobalGet, 7},
 		"a long vector opcode":    {0xfd, 0x8c, 0x00},
 		"a long opcode":           {0xfc, 0x8a, 0x00},
+		"an end too many":         {opEnd},
+		"an end too few":          {opLoop, formEmpty},
 	} {
-		r := wasmReader{data: append([]byte{0}, code...)}
+		r := wasmReader{data: slices.Concat([]byte{0}, code, []byte{opEnd})}
 		if r.checked(nil, &checks{globals: 5}); r.err == nil {
 			t.Errorf("%s: it is accepted", what)
 		}

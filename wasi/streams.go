@@ -3,6 +3,7 @@ package wasi
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"io"
 )
 
@@ -28,15 +29,23 @@ func (s stdin) Read(p []byte) (int, error) {
 
 type output struct {
 	in *Instance
-	w  io.Writer
+	w  io.Writer // nil: nowhere
 }
 
 func (s output) Write(p []byte) (written int, err error) {
+	if err := context.Cause(s.in.running); err != nil {
+		return 0, err
+	}
+	if s.w == nil {
+		return len(p), nil
+	}
 	for err == nil && written < len(p) {
 		piece := bytes.Clone(p[written:min(len(p), written+maxPiece)])
 		var n int
 		n, err = s.in.await(func() (int, error) { return s.w.Write(piece) })
-		written += n
+		if written += n; n < len(piece) && err == nil {
+			err = io.ErrShortWrite
+		}
 	}
 	return written, err
 }
@@ -51,18 +60,36 @@ func (in *Instance) await(do func() (int, error)) (int, error) {
 		return 0, err
 	}
 	type result struct {
-		n   int
-		err error
+		n     int
+		err   error
+		panic any
 	}
 	done := make(chan result, 1)
 	go func() {
-		n, err := do()
-		done <- result{n, err}
+		var r result
+		defer func() {
+			r.panic = recover() // is the caller's: it fails one guest there
+			done <- r
+		}()
+		r.n, r.err = do()
 	}()
 	select {
 	case r := <-done:
+		if r.panic != nil {
+			panic(r.panic)
+		}
 		return r.n, r.err
 	case <-ended:
 		return 0, context.Cause(in.running)
 	}
+}
+
+// random is where a guest's random numbers come from.
+type random struct{ in *Instance }
+
+func (r random) Read(p []byte) (int, error) {
+	if err := context.Cause(r.in.running); err != nil {
+		return 0, err
+	}
+	return rand.Read(p[:min(len(p), maxPiece)])
 }

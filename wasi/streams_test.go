@@ -68,6 +68,20 @@ func TestStreamsEndWithTheContext(t *testing.T) {
 	}
 }
 
+// A stream that panics fails one guest.
+func TestStreamThatPanics(t *testing.T) {
+	g := compile(t, openHost(t, Config{}), copying())
+	ctx, done := context.WithCancel(t.Context()) // so that a goroutine makes the call
+	defer done()
+	if err := g.Run(ctx, Process{Stdin: panicking{}}); err == nil || !strings.Contains(err.Error(), "no stream") {
+		t.Errorf("got %v", err)
+	}
+}
+
+type panicking struct{}
+
+func (panicking) Read([]byte) (int, error) { panic("no stream") }
+
 // hanging is a stream that nothing comes of: it ends the context instead.
 type hanging struct {
 	stop context.CancelCauseFunc

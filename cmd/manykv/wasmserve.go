@@ -108,7 +108,11 @@ func (s *wasmServe) run(ctx context.Context, p *program, file string) (err error
 	if err != nil {
 		return err
 	}
-	defer handler.Close() // requests that were cut end their guests
+	defer func() { // requests that were cut end their guests
+		closing, done := context.WithTimeout(lasting, serveStopAfter)
+		defer done()
+		err = errors.Join(err, handler.Close(closing))
+	}()
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.listen)
 	if err != nil {
 		return err

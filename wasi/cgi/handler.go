@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -87,6 +88,10 @@ type Handler struct {
 	cfg    Config
 	slots  chan struct{} // a place for each guest that may run
 	bodies atomic.Int64  // bytes of those that are held
+
+	closing sync.Once
+	closed  chan struct{}
+	ended   error // of Close
 }
 
 // New makes a handler.
@@ -95,14 +100,32 @@ func New(cfg Config) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Handler{cfg: cfg, slots: make(chan struct{}, cfg.Concurrent)}, nil
+	return &Handler{cfg: cfg, slots: make(chan struct{}, cfg.Concurrent), closed: make(chan struct{})}, nil
 }
 
-// Close waits until no guest runs, and lets none run any more: requests are answered
-// that all places are taken.
-func (h *Handler) Close() {
-	for range cap(h.slots) {
-		h.slots <- struct{}{} // for good
+// Close lets no guest begin any more, and waits until none runs, or ctx ends.
+func (h *Handler) Close(ctx context.Context) error {
+	h.closing.Do(func() {
+		close(h.closed)
+		for n := range cap(h.slots) {
+			select {
+			case h.slots <- struct{}{}: // for good
+			case <-ctx.Done():
+				h.ended = fmt.Errorf("cgi: %d guests still run: %w", cap(h.slots)-n, context.Cause(ctx))
+				return
+			}
+		}
+	})
+	return h.ended
+}
+
+// isClosed says whether Close was called.
+func (h *Handler) isClosed() bool {
+	select {
+	case <-h.closed:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -118,8 +141,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("%d headers, at most %d are allowed", len(r.Header), maxHeaders), http.StatusRequestHeaderFieldsTooLarge)
 		return
 	}
-	body, ok := h.body(w, r)
-	defer func() { h.bodies.Add(-int64(len(body))) }()
+	if h.isClosed() {
+		http.Error(w, "stopping", http.StatusServiceUnavailable)
+		return
+	}
+	counted := &countedReader{r: http.MaxBytesReader(w, r.Body, h.cfg.BodyBytes), all: &h.bodies, most: h.cfg.AllBodyBytes}
+	defer counted.giveBack()
+	body, ok := h.body(w, counted)
 	if !ok {
 		return
 	}
@@ -127,6 +155,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer done()
 	if !h.enter(ctx) {
 		w.Header().Set("Retry-After", "1")
+		if h.isClosed() {
+			http.Error(w, "stopping", http.StatusServiceUnavailable)
+			return
+		}
 		http.Error(w, fmt.Sprintf("busy: %d requests are being served, which is the most", h.cfg.Concurrent), http.StatusServiceUnavailable)
 		return
 	}
@@ -136,8 +168,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // run runs a guest that has its place.
 func (h *Handler) run(ctx context.Context, w http.ResponseWriter, r *http.Request, body []byte) {
-	control := http.NewResponseController(w)
-	_ = control.SetWriteDeadline(time.Now().Add(h.cfg.Timeout)) // a ResponseWriter without is the embedder's
+	// The guest is ended before that, and then there is time to say so. A ResponseWriter
+	// without deadlines is the embedder's.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.cfg.Timeout + refusalTime))
 	out := &response{w: w}
 	stderr := &lines{log: func(line string) { h.cfg.Logger.Info("guest", "path", r.URL.Path, "stderr", line) }}
 	err := h.cfg.Guest.Run(ctx, wasi.Process{
@@ -146,18 +179,13 @@ func (h *Handler) run(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	})
 	err = errors.Join(err, out.end())
 	stderr.end()
-	if !out.begun {
-		_ = control.SetWriteDeadline(time.Now().Add(refusalTime))
-	}
 	h.finish(out, r, err)
 }
 
-// body reads a request's body, whose bytes are counted as held. If it answers
-// the request itself, ok is false.
-func (h *Handler) body(w http.ResponseWriter, r *http.Request) (body []byte, ok bool) {
+// body reads a request's body. If it answers the request itself, ok is false.
+func (h *Handler) body(w http.ResponseWriter, counted *countedReader) (body []byte, ok bool) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(h.cfg.Timeout))
-	counted := &countedReader{r: http.MaxBytesReader(w, r.Body, h.cfg.BodyBytes), all: &h.bodies, most: h.cfg.AllBodyBytes}
 	body, err := io.ReadAll(counted)
 	if err == nil {
 		_ = control.SetReadDeadline(time.Time{}) // net/http looks for the client's end from now on
@@ -174,7 +202,7 @@ func (h *Handler) body(w http.ResponseWriter, r *http.Request) (body []byte, ok 
 		w.Header().Set("Retry-After", "1")
 	}
 	http.Error(w, err.Error(), status)
-	return body, false
+	return nil, false
 }
 
 var errFull = errors.New("busy: the bodies of requests fill the memory that there is for them")
@@ -184,15 +212,23 @@ type countedReader struct {
 	r    io.Reader
 	all  *atomic.Int64
 	most int64
+	own  int64 // of all
 }
 
 func (c *countedReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	if c.all.Add(int64(n)) > c.most {
-		return n, errFull
+	if n == 0 {
+		return n, err
 	}
+	if c.all.Add(int64(n)) > c.most { // those that fit in shall not fail for one that does not
+		c.all.Add(-int64(n))
+		return 0, errFull
+	}
+	c.own += int64(n)
 	return n, err
 }
+
+func (c *countedReader) giveBack() { c.all.Add(-c.own) }
 
 // enter takes a place.
 func (h *Handler) enter(ctx context.Context) bool {

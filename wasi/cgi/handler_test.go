@@ -194,6 +194,9 @@ func TestSlowBodies(t *testing.T) {
 	if resp, _, err := s.ask("POST", "/echo", strings.Repeat("x", 50)); err != nil || resp.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("more bodies than there may be: %+v, %v", resp, err)
 	}
+	if resp, _, err := s.ask("POST", "/echo", strings.Repeat("x", 40)); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("a body that fits beside it: %+v, %v", resp, err)
+	}
 	resp, err := http.ReadResponse(bufio.NewReader(slow), nil)
 	must(t, err)
 	must(t, resp.Body.Close())
@@ -219,9 +222,11 @@ func TestHeadersAreBounded(t *testing.T) {
 // After Close no guest runs.
 func TestClose(t *testing.T) {
 	s := open(t, func(c *Config) { c.QueueWait = time.Millisecond })
-	s.handler.Close()
-	if resp, _, err := s.ask("GET", "/echo", ""); err != nil || resp.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("%+v, %v", resp, err)
+	for range 2 {
+		must(t, s.handler.Close(t.Context()))
+	}
+	if resp, body, err := s.ask("GET", "/echo", ""); err != nil || resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "stopping") {
+		t.Errorf("%+v, %q, %v", resp, body, err)
 	}
 }
 
