@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,10 +18,10 @@ import (
 // Disk is what a nemesis does to a node's disk: see jepsen/disk.
 type Disk interface {
 	PowerCut() (disk.Lost, error)
-	SetFault(disk.Fault)
+	SetFault(disk.Fault) error
+	SetLimit(bytes int64) error
 	ClearFaults()
 	FlipBits(match string, n int) ([]disk.Flip, error)
-	Wipe() error
 	Stats() disk.Stats
 }
 
@@ -43,15 +44,15 @@ func (j *injection) powerCut(nodes ...*Node) error {
 	if err := killTogether(nodes...); err != nil {
 		return err
 	}
-	var all disk.Lost
+	var lots []string
 	for _, node := range nodes {
 		lost, err := node.Disk.PowerCut()
 		if err != nil {
 			return fmt.Errorf("power cut of node %s: %w", node.Name, err)
 		}
-		all.Add(lost)
+		lots = append(lots, lost.String())
 	}
-	j.detail("%v", all)
+	j.detail("%s", strings.Join(lots, "; "))
 	j.wait(shortestDown, longestDown)
 	return startTogether(nodes...)
 }
@@ -59,7 +60,7 @@ func (j *injection) powerCut(nodes ...*Node) error {
 // failing has a node's disk fail for a while. The node may stop, as it should when a
 // write or a sync fails, or hang: afterwards it is killed and started again. If power
 // is lost with it, what a failed sync left unsynced is gone as well.
-func (j *injection) failing(f disk.Fault) error {
+func (j *injection) failing(begin func(d Disk) error) error {
 	node := j.node()
 	if err := j.hold(diskOf(node)); err != nil {
 		return err
@@ -69,12 +70,14 @@ func (j *injection) failing(f disk.Fault) error {
 	}
 	node.expectEnd()
 	before := node.Disk.Stats()
-	node.Disk.SetFault(f)
+	if err := begin(node.Disk); err != nil {
+		return err
+	}
 	j.wait(shortestCut, longestCut)
 	stopped, after := node.gone(0), node.Disk.Stats()
-	err := errors.Join(node.Signal(syscall.SIGKILL))
+	err := node.Signal(syscall.SIGKILL)
 	node.Disk.ClearFaults() // what hangs in a sync can die now
-	if err := errors.Join(err, killTogether(node)); err != nil {
+	if err := errors.Join(err, node.Disk.SetLimit(0), killTogether(node)); err != nil {
 		return err
 	}
 	power := j.rand.IntN(2) == 0
@@ -83,7 +86,7 @@ func (j *injection) failing(f disk.Fault) error {
 			return err
 		}
 	}
-	j.detail("%d calls failed, %d took longer; the node %s; power lost: %v", after.Failed-before.Failed, after.Delayed-before.Delayed,
+	j.detail("%d calls met it; the node %s; power lost: %v", after.Faults-before.Faults,
 		map[bool]string{true: "stopped", false: "went on"}[stopped], power)
 	return node.Start()
 }
@@ -91,17 +94,26 @@ func (j *injection) failing(f disk.Fault) error {
 // journals are the files whose failures matter most.
 const journals = "journal/*"
 
+// setting is a fault of a disk, to be begun.
+func setting(f disk.Fault) func(Disk) error { return func(d Disk) error { return d.SetFault(f) } }
+
 func (j *injection) writeError() error {
-	return j.failing(disk.Fault{WriteError: syscall.EIO, Times: j.rand.IntN(2)}) // once, or always
+	return j.failing(setting(disk.Fault{On: disk.OnWrite, Err: syscall.EIO, First: j.rand.IntN(2)})) // once, or always
 }
 
 func (j *injection) syncError() error {
-	return j.failing(disk.Fault{SyncError: syscall.EIO, Times: j.rand.IntN(2)})
+	return j.failing(setting(disk.Fault{On: disk.OnSync, Err: syscall.EIO, First: j.rand.IntN(2)}))
 }
 
-func (j *injection) diskFull() error { return j.failing(disk.Fault{Full: true}) }
+// diskFull leaves a little room.
+func (j *injection) diskFull() error {
+	room := j.rand.Int64N(1 << 20)
+	return j.failing(func(d Disk) error { return d.SetLimit(d.Stats().Used + room) })
+}
 
-func (j *injection) hungSync() error { return j.failing(disk.Fault{HangSync: true}) }
+func (j *injection) hungSync() error {
+	return j.failing(setting(disk.Fault{On: disk.OnSync, Hang: true}))
+}
 
 // slowSync makes each sync of a node take long, but not so long that it gives up.
 func (j *injection) slowSync() error {
@@ -112,7 +124,9 @@ func (j *injection) slowSync() error {
 	j.fault.Nodes = []string{node.Name}
 	delay := between(j.rand, time.Millisecond, 500*time.Millisecond)
 	j.detail("%v more each", delay.Round(time.Millisecond))
-	node.Disk.SetFault(disk.Fault{SyncDelay: delay})
+	if err := node.Disk.SetFault(disk.Fault{On: disk.OnSync, Delay: delay}); err != nil {
+		return err
+	}
 	j.wait(shortestCut, longestCut)
 	node.Disk.ClearFaults()
 	return nil

@@ -5,153 +5,227 @@ package disk
 import (
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
-	"time"
-
-	"github.com/hanwen/go-fuse/v2/fs"
-	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
+	"sync/atomic"
 )
 
-// Config says where a disk is. Mount and Store are required.
+const (
+	// liveDir and durableDir are the folders of a store.
+	liveDir, durableDir = "live", "durable"
+	// flipStream keeps the random numbers of FlipBits apart from those of the files of
+	// power cuts, whose stream is a number of a cut and of a file, each below it.
+	flipStream = 1 << 63
+	cutShift   = 40
+)
+
+var (
+	// ErrUnavailable: this machine or user cannot mount the disk. The error says what
+	// is missing; a test is skipped.
+	ErrUnavailable = errors.New("disk: not available")
+	// ErrClosed: the disk was closed, or a power cut of it failed.
+	ErrClosed = errors.New("disk: closed")
+)
+
+// Config says where the disk is.
 type Config struct {
-	// Mount is the directory where programs see it.
+	// Mount is an existing directory, on which the disk is mounted.
 	Mount string
-	// Store is a directory of the machine's for its files; it is made, and must be
-	// empty. It takes twice the space that programs use.
+	// Store is where the files are kept, outside of Mount: a directory that is empty,
+	// or not there yet. It takes up to twice what the programs write. Close deletes
+	// what is in it.
 	Store string
-	// Seed is where chance comes from.
+	// Seed makes all random choices; 0 is a seed like others.
 	Seed uint64
+	// Limit is the size of the disk in bytes, see [Disk.SetLimit]; 0: as much as there
+	// is where Store is.
+	Limit int64
 }
 
-// Disk is a file system that can fail.
+// validate says what is wrong with the configuration, and makes its paths absolute.
+func (c *Config) validate() error {
+	if c.Mount == "" || c.Store == "" {
+		return fmt.Errorf("disk: Mount is %q and Store is %q, want two directories", c.Mount, c.Store)
+	}
+	if c.Limit < 0 {
+		return fmt.Errorf("disk: Limit is %d, want 0 (none) or more", c.Limit)
+	}
+	for _, path := range []*string{&c.Mount, &c.Store} {
+		abs, err := filepath.Abs(*path)
+		if err != nil {
+			return fmt.Errorf("disk: %s: %w", *path, err)
+		}
+		*path = abs
+	}
+	if strings.HasPrefix(c.Store+"/", c.Mount+"/") {
+		// Serving the mount would wait for itself.
+		return fmt.Errorf("disk: Store %s is below Mount %s, want it elsewhere", c.Store, c.Mount)
+	}
+	return nil
+}
+
+// Disk is a mounted file system. Its methods may be called by several goroutines.
 type Disk struct {
-	cfg Config
+	cfg    Config
+	vol    *volume
+	faults faults
+	counts counters
 
-	mu     sync.Mutex // guards the fields below, and all nodes and files
-	server *fuse.Server
-	rand   *rand.Rand
-	tree   *tree
-	mounts int // so far: calls through an earlier one come too late
-	faults []*fault
-	clear  chan struct{} // closed when the faults are cleared
-	stats  Stats
+	// life is held while the mount is used or changed, and taken before all other
+	// locks. PowerCut and Close stop the faults before they take it, so that
+	// nothing that waits for an operation keeps it.
+	life   sync.Mutex
+	closed bool
+	mount  *mount // nil: closed, or a power cut failed
+	cuts   uint64
+	flips  *rand.Rand
+
+	noted atomic.Pointer[error] // see note
 }
 
-// Stats counts what was done to a disk, and by it.
-type Stats struct {
-	Writes, Syncs, DirSyncs, Failed, Delayed uint64
-}
-
-const fuseDevice = "/dev/fuse"
-
-// Open makes an empty disk and mounts it. It needs root and /dev/fuse.
+// Open mounts an empty disk.
 func Open(cfg Config) (*Disk, error) {
-	if os.Geteuid() != 0 {
-		return nil, errors.New("disk: mounting needs root")
+	if err := cfg.validate(); err != nil {
+		return nil, err
 	}
-	if _, err := os.Stat(fuseDevice); err != nil {
-		return nil, fmt.Errorf("disk: %w: the file system is served through FUSE", err)
+	if err := checkMount(cfg.Mount); err != nil {
+		return nil, err
 	}
-	d := &Disk{cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, 0)), clear: make(chan struct{})}
-	if err := d.format(); err != nil {
-		return nil, fmt.Errorf("disk: %w", err)
+	if err := makeStore(cfg.Store); err != nil {
+		return nil, err
 	}
-	if err := d.mount(); err != nil {
-		return nil, fmt.Errorf("disk: %w", errors.Join(err, d.tree.close()))
+	d := &Disk{cfg: cfg, vol: newVolume(cfg.Store, cfg.Limit), flips: rand.New(rand.NewPCG(cfg.Seed, flipStream))}
+	d.faults.init()
+	m, err := newMount(cfg.Mount, newServing(d))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("disk: %w", err), removeStore(cfg.Store))
 	}
+	d.mount = m
 	return d, nil
 }
 
-// format makes the store empty.
-func (d *Disk) format() error {
-	if err := os.RemoveAll(d.cfg.Store); err != nil {
-		return err
+// makeStore makes the folders of the store.
+func makeStore(store string) error {
+	if err := os.MkdirAll(store, 0o700); err != nil {
+		return fmt.Errorf("disk: store: %w", err)
 	}
-	if err := os.MkdirAll(d.cfg.Store, 0o700); err != nil {
-		return err
+	if there, err := os.ReadDir(store); err != nil || len(there) > 0 {
+		return errors.Join(fmt.Errorf("disk: store %s has %d entries, want an empty directory", store, len(there)), err)
 	}
-	d.tree = newTree(d.cfg.Store)
+	for _, dir := range []string{liveDir, durableDir} {
+		if err := os.Mkdir(filepath.Join(store, dir), 0o700); err != nil {
+			return fmt.Errorf("disk: store: %w", err)
+		}
+	}
 	return nil
 }
 
-// mount serves the tree as it is now.
-func (d *Disk) mount() error {
-	const cached = time.Hour // nobody else changes anything
-	timeout := cached
-	d.mu.Lock()
-	d.mounts++
-	root := &node{d: d, mount: d.mounts, number: rootNumber}
-	d.mu.Unlock()
-	server, err := fs.Mount(d.cfg.Mount, root, &fs.Options{
-		EntryTimeout: &timeout, AttrTimeout: &timeout,
-		Logger: log.New(io.Discard, "", 0),
-		MountOptions: fuse.MountOptions{
-			DirectMountStrict: true, FsName: "manykv-jepsen", Name: "jepsen", DisableXAttrs: true, MaxWrite: maxWrite, Logger: log.New(io.Discard, "", 0),
-		},
-	})
+// removeStore removes the folders of the store.
+func removeStore(store string) error {
+	return errors.Join(os.RemoveAll(filepath.Join(store, liveDir)), os.RemoveAll(filepath.Join(store, durableDir)))
+}
+
+// PowerCut loses what was not durable, see the package's promises, and mounts
+// what is left. The programs that used the disk should be dead: one that is not
+// sees ENOTCONN on all its files. Faults stay as they are, except that the operations
+// they hold fail. After an error the disk is of no use any more, except to close it.
+func (d *Disk) PowerCut() (Lost, error) {
+	d.faults.stop()
+	defer d.faults.resume()
+	d.life.Lock()
+	defer d.life.Unlock()
+	if d.mount == nil {
+		return Lost{}, ErrClosed
+	}
+	if err := d.mount.abort(); err != nil {
+		return Lost{}, fmt.Errorf("disk: power cut: %w", err)
+	}
+	d.mount = nil
+	d.cuts++
+	cut := d.cuts << cutShift
+	lost, err := d.vol.cut(func(ino uint64) *rand.Rand { return rand.New(rand.NewPCG(d.cfg.Seed, cut|ino)) })
 	if err != nil {
-		return fmt.Errorf("mount %s: %w", d.cfg.Mount, err)
+		return lost, fmt.Errorf("disk: %w", err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.server = server
-	return nil
+	if d.mount, err = newMount(d.cfg.Mount, newServing(d)); err != nil {
+		return lost, fmt.Errorf("disk: after a power cut: %w", err)
+	}
+	return lost, nil
 }
 
-// maxWrite is the largest write that comes in one call.
-const maxWrite = 1 << 20
-
-// unmount ends serving. Programs that still have files open get errors.
-func (d *Disk) unmount() error {
-	d.mu.Lock()
-	server := d.server
-	d.server = nil
-	d.mounts++
-	d.mu.Unlock()
-	if server == nil {
+// SetFault makes the disk do something wrong from now on, besides what it does
+// wrong already. An operation meets the faults in the order in which they were set, until one
+// fails it.
+func (d *Disk) SetFault(f Fault) error {
+	if err := f.validate(); err != nil {
+		return err
+	}
+	d.faults.add(f)
+	if f.On&OnRead == 0 {
 		return nil
 	}
-	d.ClearFaults() // nothing may hang in a call
-	if err := unix.Unmount(d.cfg.Mount, unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("unmount %s: %w", d.cfg.Mount, err)
+	d.life.Lock()
+	defer d.life.Unlock()
+	if d.mount == nil {
+		return ErrClosed
+	}
+	for _, n := range d.vol.files(f.Match) {
+		if err := d.mount.dropCache(n.ino, 0, -1); err != nil {
+			return fmt.Errorf("disk: fault on reads: %w", err)
+		}
 	}
 	return nil
 }
 
-// Wipe makes the disk empty, as if it was replaced. No program may use it.
-func (d *Disk) Wipe() error {
-	err := d.unmount()
-	d.mu.Lock()
-	err = errors.Join(err, d.tree.close())
-	if err == nil {
-		err = d.format()
+// SetLimit makes the disk so big, 0 for no limit. What is there stays if it is
+// more. A file takes its size in blocks of 4 KiB, holes included, and one block more, as a directory does.
+// Without room programs get ENOSPC, or a short write.
+func (d *Disk) SetLimit(bytes int64) error {
+	if bytes < 0 {
+		return fmt.Errorf("disk: limit of %d bytes, want 0 (none) or more", bytes)
 	}
-	d.mu.Unlock()
-	if err == nil {
-		err = d.mount()
-	}
+	d.vol.space.setLimit(bytes)
+	return nil
+}
+
+// ClearFaults ends all faults, also the limit if it was set by SetLimit, and
+// lets the operations that hang or wait go on.
+func (d *Disk) ClearFaults() {
+	d.faults.clear()
+	d.vol.space.setLimit(d.cfg.Limit)
+}
+
+// note keeps the first error of the store that no operation can be told of, such
+// as that of closing a file, for Close to return.
+func (d *Disk) note(err error) {
 	if err != nil {
-		return fmt.Errorf("disk: wipe: %w", err)
+		d.noted.CompareAndSwap(nil, &err)
+	}
+}
+
+// Close unmounts the disk, also under programs that have files open, and deletes
+// the store. It can be called again.
+func (d *Disk) Close() error {
+	d.faults.stop()
+	d.life.Lock()
+	defer d.life.Unlock()
+	if d.closed {
+		return nil // the store may be another disk's by now
+	}
+	d.closed = true
+	var err error
+	if d.mount != nil {
+		err = d.mount.abort()
+		d.mount = nil
+	}
+	if noted := d.noted.Swap(nil); noted != nil {
+		err = errors.Join(err, *noted)
+	}
+	if err := errors.Join(err, d.vol.close(), removeStore(d.cfg.Store)); err != nil {
+		return fmt.Errorf("disk: close: %w", err)
 	}
 	return nil
-}
-
-// Stats returns what was counted so far.
-func (d *Disk) Stats() Stats {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.stats
-}
-
-// Close unmounts the disk, also if a program still has files open. The store stays.
-func (d *Disk) Close() error {
-	err := d.unmount()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return errors.Join(err, d.tree.close())
 }

@@ -1,29 +1,45 @@
-// Package disk is a file system on which a node under test keeps its data, and which
-// can lose what was not synced, fail, fill up, be slow, and flip bits.
+// Package disk is a file system for fault tests that can lose what was not
+// synced. A program under test keeps its data directory on it; the test cuts its
+// power, makes it fail, stall or run full, and flips bits in its files. It is
+// served by this process through FUSE and needs Linux, root and /dev/fuse.
 //
-//	d, err := disk.Open(disk.Config{Mount: "data/n1", Store: "data/n1.disk"})
-//	d.SetFault(disk.Fault{SyncError: syscall.EIO})
-//	d.ClearFaults()
-//	lost, err := d.PowerCut() // the program that used it is dead
+// It promises:
 //
-// It is served by this process through FUSE. Every file is kept twice, by number: as
-// programs see it, and as it is durable. It promises, as a journalling file system on
-// an honest disk does, and no more:
+//   - fsync and fdatasync of a file make its data and its size durable, fsync of
+//     a directory makes durable every operation on names (create, link, rename,
+//     remove) up to the last one in that directory, in the order in which they
+//     were done, and nothing else does: not closing, not waiting, not syncing a
+//     file whose name is new, not sync(2) or syncfs(2), of which FUSE hears
+//     nothing.
+//   - After [Disk.PowerCut] every synced byte and name is there. Of the other
+//     operations on names some first ones are, as on a journalling file system; of
+//     the other data any blocks of 4 KiB, some of them torn at 512 bytes; a
+//     truncation is there or not. Holes are zeros. The cut shows nothing that
+//     a power cut could not leave behind.
+//   - A failed sync ([Fault]) leaves the data of that file that was not durable
+//     as it is on Linux: readers see it, later syncs pass over it and
+//     succeed, and only writing a block again makes it durable.
+//   - Readers, writers and shared mappings see one another at once: the kernel's
+//     page cache is used, write-through, and is dropped when bits are flipped and
+//     when the power is cut.
+//   - All random choices come from Config.Seed: the same operations in the same
+//     order lose the same blocks.
+//   - ClearFaults, PowerCut and Close end every operation that a fault holds.
+//     Close and PowerCut do not wait for programs that have files open: they see
+//     ENOTCONN from then on.
 //
-//   - fsync and fdatasync of a file make its data and size durable, but not its name;
-//   - changes of directories (create, unlink, rename, mkdir, rmdir, link) are atomic
-//     each and become durable in their order; fsync of a directory makes all durable up
-//     to the last one in it;
-//   - at a power cut a random first part of the other changes survives, and of each
-//     file's unsynced data any blocks of 4 KiB, some of them torn at 512 bytes; a size
-//     may survive without the data, which reads as zeros then;
-//   - after a sync that failed, what was to be synced is not durable, even if a later
-//     sync succeeds, unless it is written again (as on Linux: fsyncgate).
+// It refuses symbolic links, device nodes, extended attributes, O_TMPFILE and
+// the exchange of two names. Modes, owners and times are durable at once. A
+// mapping's writes count as written when the kernel writes them (msync, fsync, the
+// end of the mapping), and are lost if the power is cut before.
 //
-// It refuses symbolic links, devices, extended attributes, and to be used by the
-// process that serves it while that holds locks of its own: a program under test is
-// another process. Permissions and times are not kept.
+// Open starts the disk, Close ends it. The Disk owns the mount point and the
+// store: one folder with what readers see and one with what would be there after
+// a cut, each with a file for every file that was written. Memory holds the names
+// and one bit for every unsynced block. What a process leaves behind that ends
+// without Close is a dead mount, which the next Open there takes away, and the
+// store.
 //
-// A Disk owns its mount and the files below Store; one mutex guards all of it, and is
-// not held while a fault delays a call.
+// This process may read and write below its own mount with ordinary calls. It
+// must not map files of it: a page fault stops the runtime that would serve it.
 package disk

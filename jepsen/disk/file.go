@@ -6,196 +6,288 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
-const (
-	blockBytes  = 4096
-	sectorBytes = 512
-)
-
-// file is one file's data, twice. The disk's mutex guards it.
+// file is the data of one file: what readers see and what is durable, each in a
+// file of the store. Neither is ever synced: it is this process's word that
+// decides what is durable, and it is gone with the process.
 type file struct {
-	live, durable *os.File
-	size          int64 // of live
-	durableSize   int64
-	dirty         map[int64]bool // blocks written since the last sync
-	// doomed blocks were to be synced when that failed: no later sync saves them.
-	doomed map[int64]bool
-	// shrunk is the least size since the last sync, if that cut something off; -1 if not.
-	shrunk int64
-	opens  int
-	links  uint32
+	livePath, durablePath string
+	space                 *space
+
+	// size is what readers see. Written under mu, read by anybody.
+	size atomic.Int64
+
+	mu    sync.RWMutex // guards what follows, and writing; taken after volume.mu
+	users int          // who needs the files below open
+	live  *os.File     // as long as size
+	// durable is nil until it is needed, and as long as durableSize.
+	durable     *os.File
+	durableSize int64
+	// low is the smallest size since the last sync. If it is less than durableSize,
+	// a truncation is not durable yet.
+	low int64
+	// dirty are the blocks the next sync makes durable, failed those whose sync
+	// failed: only writing them again makes them dirty.
+	dirty, failed blockSet
 }
 
-func (t *tree) newFile(number uint64) (*file, error) {
-	open := func(kind string) (*os.File, error) {
-		return os.OpenFile(filepath.Join(t.store, fmt.Sprintf("%06d.%s", number, kind)), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+// newFile is an empty file with the given number.
+func newFile(store string, ino uint64, space *space) *file {
+	name := strconv.FormatUint(ino, 10)
+	return &file{
+		livePath: filepath.Join(store, liveDir, name), durablePath: filepath.Join(store, durableDir, name),
+		space: space, dirty: blockSet{}, failed: blockSet{},
 	}
-	live, err := open("live")
-	if err != nil {
-		return nil, err
-	}
-	durable, err := open("durable")
-	if err != nil {
-		return nil, errors.Join(err, live.Close())
-	}
-	f := &file{live: live, durable: durable, dirty: make(map[int64]bool), doomed: make(map[int64]bool), shrunk: -1}
-	t.files[number] = f
-	return f, nil
 }
 
-func (f *file) close() error { return errors.Join(f.live.Close(), f.durable.Close()) }
-
-func (f *file) remove() error {
-	return errors.Join(f.close(), os.Remove(f.live.Name()), os.Remove(f.durable.Name()))
-}
-
-func (f *file) write(data []byte, at int64) error {
-	if _, err := f.live.WriteAt(data, at); err != nil {
+// open makes the file usable until as many calls of close.
+func (f *file) open() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.openLive(); err != nil {
 		return err
 	}
-	for b := at / blockBytes; b*blockBytes < at+int64(len(data)); b++ {
-		f.dirty[b] = true
-		delete(f.doomed, b)
-	}
-	f.size = max(f.size, at+int64(len(data)))
+	f.users++
 	return nil
 }
 
-func (f *file) truncate(size int64) error {
-	if err := f.live.Truncate(size); err != nil {
-		return err
+// close undoes one open.
+func (f *file) close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.users--
+	if f.users > 0 {
+		return nil
 	}
-	if size < f.size {
-		if size < f.durableSize && (f.shrunk < 0 || size < f.shrunk) {
-			f.shrunk = size
-		}
-		for _, blocks := range []map[int64]bool{f.dirty, f.doomed} {
-			maps.DeleteFunc(blocks, func(b int64, _ bool) bool { return b*blockBytes >= size })
-		}
-		if size%blockBytes != 0 {
-			f.dirty[size/blockBytes] = true // its end is zeros now
-		}
-	}
-	f.size = size
-	return nil
+	return f.closeFiles()
 }
 
-// sync makes data and size durable.
-func (f *file) sync() error {
-	if f.shrunk >= 0 {
-		if err := f.durable.Truncate(f.shrunk); err != nil {
-			return err
+// closeFiles closes what is open in the store. The caller holds mu.
+func (f *file) closeFiles() error {
+	var errs []error
+	for _, at := range []**os.File{&f.live, &f.durable} {
+		if *at != nil {
+			errs = append(errs, (*at).Close())
+			*at = nil
 		}
 	}
-	if err := f.copyBlocks(f.durable, f.live, f.dirty); err != nil {
-		return err
-	}
-	if err := f.durable.Truncate(f.size); err != nil {
-		return err
-	}
-	f.durableSize, f.shrunk = f.size, -1
-	clear(f.dirty)
-	return nil
+	return errors.Join(errs...)
 }
 
-// failSync dooms what was to be synced.
-func (f *file) failSync() {
-	maps.Copy(f.doomed, f.dirty)
-	clear(f.dirty)
-}
-
-// copyBlocks copies blocks, those that follow each other at once.
-func (f *file) copyBlocks(to, from *os.File, blocks map[int64]bool) error {
-	sorted := slices.Sorted(maps.Keys(blocks))
-	for i := 0; i < len(sorted); {
-		n := 1
-		for i+n < len(sorted) && sorted[i+n] == sorted[i]+int64(n) {
-			n++
-		}
-		if err := copyRange(to, from, sorted[i]*blockBytes, int64(n)*blockBytes); err != nil {
-			return err
-		}
-		i += n
+// openLive opens what readers see. The caller holds mu.
+func (f *file) openLive() (err error) {
+	if f.live == nil {
+		f.live, err = os.OpenFile(f.livePath, os.O_RDWR|os.O_CREATE, 0o600)
 	}
-	return nil
-}
-
-func copyRange(to, from *os.File, at, size int64) error {
-	_, err := io.Copy(io.NewOffsetWriter(to, at), io.NewSectionReader(from, at, size))
 	return err
 }
 
-// cut leaves of a file what a power cut does, and makes that what programs see.
-func (f *file) cut(r *rand.Rand, lost *Lost) error {
-	unsynced := maps.Clone(f.dirty)
-	maps.Copy(unsynced, f.doomed)
-	size := f.durableSize
-	if f.shrunk >= 0 && r.IntN(2) == 0 {
-		size = f.shrunk
-		if err := f.durable.Truncate(size); err != nil {
-			return err
-		}
+// openDurable opens what is durable. The caller holds mu.
+func (f *file) openDurable() (err error) {
+	if f.durable == nil {
+		f.durable, err = os.OpenFile(f.durablePath, os.O_RDWR|os.O_CREATE, 0o600)
 	}
-	// Of some files all, or nothing, or a part was written back before.
-	share := []float64{0, 0.5, 0.9, 1}[r.IntN(4)]
-	for _, b := range slices.Sorted(maps.Keys(unsynced)) {
-		kept, err := f.keep(r, b, share)
-		if err != nil {
-			return err
-		}
-		lost.Blocks++
-		if kept > 0 {
-			lost.Kept++
-			size = max(size, min(b*blockBytes+kept, f.size))
-		}
-		if kept > 0 && kept < blockBytes {
-			lost.Torn++
-		}
+	return err
+}
+
+// synced says whether everything is durable. The caller holds mu.
+func (f *file) synced() bool {
+	return len(f.dirty) == 0 && len(f.failed) == 0 && f.size.Load() == f.durableSize && f.low >= f.durableSize
+}
+
+// read fills p from off and says how much there is.
+func (f *file) read(p []byte, off int64) (int, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	n, err := f.live.ReadAt(p, off)
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
-	if size < f.size && r.IntN(4) == 0 {
-		size += r.Int64N(f.size - size + 1) // a size without the data
+	return n, err
+}
+
+// write writes p at off, or the first part of it if there is no room for more.
+func (f *file) write(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	size := f.size.Load()
+	end, err := f.grow(off, off+int64(len(p)))
+	if err != nil {
+		return 0, err
 	}
-	if err := f.durable.Truncate(size); err != nil {
-		return err
+	n, err := f.live.WriteAt(p[:end-off], off)
+	f.markDirty(off, off+int64(n))
+	f.size.Store(max(size, off+int64(n)))
+	if err != nil {
+		f.space.give(wholeBlocks(max(end, size)) - wholeBlocks(f.size.Load()))
+		return n, fmt.Errorf("write what readers see: %w", err)
 	}
-	// Blocks that were cut off and written again are in live only.
-	if err := f.live.Truncate(min(size, f.size)); err != nil {
-		return err
+	return n, nil
+}
+
+// grow takes the room for bytes from off up to end and says up to where there is
+// some. The caller holds mu.
+func (f *file) grow(off, end int64) (int64, error) {
+	have := wholeBlocks(f.size.Load())
+	if end <= have {
+		return end, nil
 	}
-	from := min(f.durableSize, size)
-	if f.shrunk >= 0 {
-		from = min(from, f.shrunk)
+	// Room that ends before off would be of no use.
+	got := f.space.takeUpTo(wholeBlocks(end)-have, max(wholeBlocks(off+1)-have, 0))
+	if end = min(end, have+got); end <= off {
+		return 0, syscall.ENOSPC
 	}
-	for b := from / blockBytes; b*blockBytes < size; b++ {
-		unsynced[b] = true
+	return end, nil
+}
+
+// markDirty says that the bytes from off up to end were written. The caller holds mu.
+func (f *file) markDirty(off, end int64) {
+	if off >= end {
+		return
 	}
-	if err := f.copyBlocks(f.live, f.durable, unsynced); err != nil {
-		return err
+	first, last := blocksOf(off, end)
+	f.dirty.add(first, last)
+	f.failed.remove(first, last)
+}
+
+// truncate makes the file so long.
+func (f *file) truncate(size int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.resize(size)
+}
+
+// resize is truncate for a caller that holds mu.
+func (f *file) resize(size int64) error {
+	old := f.size.Load()
+	more := wholeBlocks(size) - wholeBlocks(old)
+	if more > 0 && !f.space.take(more) {
+		return syscall.ENOSPC
 	}
 	if err := f.live.Truncate(size); err != nil {
-		return err
+		f.space.give(max(more, 0))
+		return fmt.Errorf("truncate what readers see: %w", err)
 	}
-	f.size, f.durableSize, f.shrunk = size, size, -1
-	clear(f.dirty)
-	clear(f.doomed)
+	if more < 0 {
+		f.space.give(-more)
+	}
+	f.size.Store(size)
+	if size < old {
+		f.low = min(f.low, size)
+		_, last := blocksOf(0, size)
+		f.dirty.removeFrom(last)
+		f.failed.removeFrom(last)
+	}
 	return nil
 }
 
-// keep keeps a block, by chance, or a first part of it, and returns how many bytes.
-func (f *file) keep(r *rand.Rand, block int64, share float64) (int64, error) {
-	if r.Float64() >= share {
+// allocate is fallocate(2): it makes the file longer, or zeros a part of it.
+func (f *file) allocate(off, end int64, mode uint32) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	const keep, punch, zero = unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_PUNCH_HOLE, unix.FALLOC_FL_ZERO_RANGE
+	switch mode {
+	case 0, zero:
+		if size := f.size.Load(); end > size {
+			if err := f.resize(end); err != nil {
+				return err
+			}
+		}
+	case keep, keep | zero, keep | punch:
+		// What is asked for beyond the end is not noted: a file takes its size.
+	default:
+		return syscall.EOPNOTSUPP
+	}
+	if mode&(punch|zero) == 0 {
+		return nil
+	}
+	end = min(end, f.size.Load())
+	if off >= end {
+		return nil
+	}
+	if err := unix.Fallocate(int(f.live.Fd()), keep|punch, off, end-off); err != nil {
+		return fmt.Errorf("zero what readers see: %w", err)
+	}
+	f.markDirty(off, end)
+	return nil
+}
+
+// sync makes what is dirty durable, and says how many bytes that were.
+func (f *file) sync() (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.synced() {
 		return 0, nil
 	}
-	size := int64(blockBytes)
-	const oneIn = 8 // blocks is torn
-	if r.IntN(oneIn) == 0 {
-		size = sectorBytes * (1 + r.Int64N(blockBytes/sectorBytes-1))
+	size := f.size.Load()
+	if err := f.openDurable(); err != nil {
+		return 0, err
 	}
-	return size, copyRange(f.durable, f.live, block*blockBytes, size)
+	if err := f.truncateDurable(); err != nil {
+		return 0, err
+	}
+	var bytes int64
+	for first, last := range f.dirty.runs() {
+		n, err := copyRange(f.durable, f.live, first*blockSize, min(last*blockSize, size))
+		if err != nil {
+			return bytes, fmt.Errorf("make durable: %w", err)
+		}
+		bytes += n
+	}
+	if err := f.durable.Truncate(size); err != nil {
+		return bytes, fmt.Errorf("make the size durable: %w", err)
+	}
+	f.durableSize, f.low = size, size
+	clear(f.dirty)
+	return bytes, nil
+}
+
+// truncateDurable makes a truncation durable, if there was one. The caller holds mu.
+func (f *file) truncateDurable() error {
+	if f.low >= f.durableSize {
+		return nil
+	}
+	if err := f.durable.Truncate(f.low); err != nil {
+		return fmt.Errorf("make a truncation durable: %w", err)
+	}
+	f.durableSize = f.low
+	return nil
+}
+
+// failSync is a sync that failed: what was dirty counts as written, as Linux has
+// it since 4.13, but is not.
+func (f *file) failSync() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failed.addAll(f.dirty)
+	clear(f.dirty)
+}
+
+// unsynced is how many blocks are not durable.
+func (f *file) unsynced() int64 {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.dirty.len() + f.failed.len()
+}
+
+// remove deletes the file from the store. Nobody uses it any more.
+func (f *file) remove() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	errs := []error{f.closeFiles()}
+	for _, path := range []string{f.livePath, f.durablePath} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }

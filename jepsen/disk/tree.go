@@ -2,132 +2,104 @@
 
 package disk
 
-import (
-	"errors"
-	"maps"
-	"path"
-	"slices"
+import "maps"
+
+const (
+	// rootIno is the number of the mount's own directory, given by FUSE.
+	rootIno = 1
+	// Readers of a directory go on after a cookie. The first two are those of
+	// "." and "..".
+	dotCookie, dotDotCookie, firstCookie = 1, 2, 3
 )
 
-// rootNumber is the root directory's number.
-const rootNumber = 1
-
-// tree is all directories and files, as programs see them and as they are durable.
-// The disk's mutex guards it.
+// tree is all names: those that readers see, or those that are durable.
 type tree struct {
-	store   string
-	last    uint64 // the newest number
-	live    map[uint64]dir
-	durable map[uint64]dir
-	files   map[uint64]*file
-	journal []change // of directories, not durable yet
+	dirs   map[uint64]map[string]entry
+	links  map[uint64]int // names of a file or directory; the root has none
+	cookie uint64         // of the next entry
 }
 
-// dir is the entries of a directory: names and numbers.
-type dir map[string]uint64
-
-// change is one atomic change of directories.
-type change []entry
-
-// entry is one name in a change: it gets a number, or none.
+// entry is one name in a directory. Its cookie is greater than those of all
+// entries before it, so that a reader that goes on after one misses nothing.
 type entry struct {
-	dir    uint64
-	name   string
-	number uint64 // 0: the name goes
-	isDir  bool
+	ino    uint64
+	cookie uint64
 }
 
-func newTree(store string) *tree {
-	return &tree{
-		store: store, last: rootNumber, live: map[uint64]dir{rootNumber: {}}, durable: map[uint64]dir{rootNumber: {}}, files: make(map[uint64]*file),
+// newTree has only a root.
+func newTree() *tree {
+	return &tree{dirs: map[uint64]map[string]entry{rootIno: {}}, links: map[uint64]int{}, cookie: firstCookie}
+}
+
+// clone is a copy of t.
+func (t *tree) clone() *tree {
+	dirs := make(map[uint64]map[string]entry, len(t.dirs))
+	for ino, names := range t.dirs {
+		dirs[ino] = maps.Clone(names)
 	}
+	return &tree{dirs: dirs, links: maps.Clone(t.links), cookie: t.cookie}
 }
 
-// number returns one that nothing has.
-func (t *tree) number() uint64 {
-	t.last++
-	return t.last
+// has says whether ino has a name, or needs none.
+func (t *tree) has(ino uint64) bool { return ino == rootIno || t.links[ino] > 0 }
+
+// op is an operation on names. The same function does it to the names that
+// readers see, at once, and to the durable ones, later or never.
+type op struct {
+	kind    opKind
+	dir     uint64
+	name    string
+	ino     uint64 // what has the name, or gets it
+	isDir   bool   // ino is a directory
+	toDir   uint64 // opRename only
+	toName  string
+	instead uint64 // what loses toName to ino, or 0
 }
 
-// do makes a change for programs, and remembers it.
-func (t *tree) do(c change) {
-	apply(t.live, c)
-	t.journal = append(t.journal, c)
+type opKind uint8
+
+const (
+	opLink   opKind = iota + 1 // a name more: create, mkdir, link
+	opUnlink                   // a name less: unlink, rmdir
+	opRename
+)
+
+// touches says whether a sync of dir makes the operation durable.
+func (o *op) touches(dir uint64) bool {
+	return o.dir == dir || o.kind == opRename && o.toDir == dir
 }
 
-func apply(dirs map[uint64]dir, c change) {
-	for _, e := range c {
-		if e.number == 0 {
-			delete(dirs[e.dir], e.name)
-			continue
+// apply does the operation, which was checked when it was first done.
+func (t *tree) apply(o *op) {
+	switch o.kind {
+	case opLink:
+		t.put(o.dir, o.name, o.ino)
+		t.links[o.ino]++
+		if o.isDir {
+			t.dirs[o.ino] = map[string]entry{}
 		}
-		dirs[e.dir][e.name] = e.number
-		if e.isDir && dirs[e.number] == nil {
-			dirs[e.number] = dir{}
+	case opUnlink:
+		delete(t.dirs[o.dir], o.name)
+		t.unlink(o.ino)
+	case opRename:
+		delete(t.dirs[o.dir], o.name)
+		if o.instead != 0 {
+			t.unlink(o.instead)
 		}
+		t.put(o.toDir, o.toName, o.ino)
 	}
 }
 
-// syncDir makes the journal durable up to the last change in a directory.
-func (t *tree) syncDir(number uint64) {
-	upTo := 0
-	for i, c := range t.journal {
-		if slices.ContainsFunc(c, func(e entry) bool { return e.dir == number }) {
-			upTo = i + 1
-		}
-	}
-	t.commit(upTo)
+// put gives ino a name.
+func (t *tree) put(dir uint64, name string, ino uint64) {
+	t.dirs[dir][name] = entry{ino: ino, cookie: t.cookie}
+	t.cookie++
 }
 
-// commit makes the first changes of the journal durable.
-func (t *tree) commit(n int) {
-	for _, c := range t.journal[:n] {
-		apply(t.durable, c)
+// unlink counts a name less.
+func (t *tree) unlink(ino uint64) {
+	if t.links[ino]--; t.links[ino] == 0 {
+		delete(t.links, ino)
+		delete(t.dirs, ino)
 	}
-	t.journal = slices.Delete(t.journal, 0, n)
-	t.collect()
-}
-
-// collect removes files that have no name any more, nor may have one after a power cut,
-// and that no program has open.
-func (t *tree) collect() {
-	named := make(map[uint64]bool)
-	for _, dirs := range []map[uint64]dir{t.live, t.durable} {
-		for _, d := range dirs {
-			for _, number := range d {
-				named[number] = true
-			}
-		}
-	}
-	for _, c := range t.journal {
-		for _, e := range c {
-			named[e.number] = true
-		}
-	}
-	for number, f := range t.files {
-		if !named[number] && f.opens == 0 {
-			_ = f.remove() // what stays behind takes space in the store, no more
-			delete(t.files, number)
-		}
-	}
-}
-
-// walk calls f for each file that programs see, with its path, sorted.
-func (t *tree) walk(at uint64, prefix string, f func(name string, file *file)) {
-	for _, name := range slices.Sorted(maps.Keys(t.live[at])) {
-		number, full := t.live[at][name], path.Join(prefix, name)
-		if t.live[number] != nil {
-			t.walk(number, full, f)
-		} else if file := t.files[number]; file != nil {
-			f(full, file)
-		}
-	}
-}
-
-func (t *tree) close() error {
-	var errs []error
-	for _, f := range t.files {
-		errs = append(errs, f.close())
-	}
-	return errors.Join(errs...)
 }
