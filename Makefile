@@ -68,6 +68,13 @@ jepsen-nightly: ## runs of all sorts for HOURS (8), the first with SEED (1)
 jepsen-mutants: ## put defects in on purpose and see that the runs notice them (half an hour)
 	go run ./cmd/jepsen mutants
 
+.PHONY: sim
+sim: ## thousands of seeds in simulated time, networks and disks: batches, sessions, reads, the log (a minute)
+	go test ./cluster -run '^TestSimulatedReads$$' -count=1 -v -args -sim.seeds 20000
+	go test ./coordinator -run 'AreRightOrFail|AreWhole|AreHonest|AreHealed|AreExact' -count=1 -v -rapid.checks=5000
+	go test ./raftlog -run '^TestModel$$' -count=1 -v -rapid.checks=2000
+	go test ./jepsen/disk -run Model -count=1 -v
+
 .PHONY: test-exactly-once
 test-exactly-once: ## 100,000 increments under kills and pauses with retries: the sum is exact (minutes)
 	go test ./jepsen -run '^TestExactlyOnce$$' -count=1 -v -timeout 30m -args -increments 100000

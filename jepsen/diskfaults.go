@@ -164,6 +164,19 @@ func (j *injection) flippedBits() error {
 	if err := errors.Join(node.wipe(), node.Start()); err != nil {
 		return err
 	}
-	node.expectEnd() // it may not be refused for ever, but is until it is replaced
-	return j.n.Replace(context.WithoutCancel(j.ctx), node)
+	if err := j.n.Replace(context.WithoutCancel(j.ctx), node); err != nil {
+		return err
+	}
+	if j.rand.IntN(2) == 0 {
+		return nil
+	}
+	// What it was given must be on its disk.
+	if err := killTogether(node); err != nil {
+		return err
+	}
+	if _, err := node.Disk.PowerCut(); err != nil {
+		return err
+	}
+	j.detail("%s; power lost when it was whole again", j.fault.Detail)
+	return node.Start()
 }

@@ -44,7 +44,7 @@ var hunts = map[mutant.Name]hunt{
 	mutant.VotesNotSynced:      {faults: power},
 	mutant.IgnoreLogError:      {faults: []string{jepsen.WriteError, jepsen.SyncError, jepsen.PowerAll}},
 	mutant.SnapshotNotFlushed:  {faults: append([]string{jepsen.KillAll}, power...)},
-	mutant.InstallNotFlushed:   {faults: []string{jepsen.KillNode, jepsen.PowerOne, jepsen.PowerAll, jepsen.FlippedBits}},
+	mutant.InstallNotFlushed:   {faults: []string{jepsen.FlippedBits}},
 	mutant.SnapshotNoSessions:  {faults: []string{jepsen.KillNode, jepsen.Halves, jepsen.PauseTwo, jepsen.FlippedBits}},
 	mutant.NoDedupe:            {faults: leaders},
 	mutant.UnknownAsNotApplied: {faults: leaders},
