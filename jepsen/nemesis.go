@@ -74,7 +74,7 @@ func (n *Nemesis) Run(ctx context.Context) ([]Fault, error) {
 		return nil, err
 	}
 	for round := 0; wait(ctx, between(random, settle, longestSettle)); round++ {
-		err := n.round(ctx, round, n.plan(random, round))
+		err := errors.Join(n.round(ctx, round, n.plan(random, round)), n.deaths())
 		if round == 0 && n.FirstDone != nil {
 			close(n.FirstDone)
 		}
@@ -150,6 +150,15 @@ func (n *Nemesis) draw(random *rand.Rand) kind {
 		}
 	}
 	panic("unreachable: at is less than the total")
+}
+
+// deaths says which nodes ended by themselves: there is no use in going on then.
+func (n *Nemesis) deaths() error {
+	var errs []error
+	for _, node := range n.Nodes {
+		errs = append(errs, node.Deaths())
+	}
+	return errors.Join(errs...)
 }
 
 func (n *Nemesis) round(ctx context.Context, round int, faults []planned) error {

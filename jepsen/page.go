@@ -39,9 +39,6 @@ func (r *Result) page(cfg Config, pictures []string) page {
 	for _, f := range r.Faults {
 		length = max(length, f.End)
 	}
-	if n := len(r.history); n > 0 {
-		length = max(length, r.history[n-1].Call)
-	}
 	return page{
 		Title: fmt.Sprintf("seed %d", cfg.Seed), Verdict: r.Verdict(), Passed: r.Err() == nil, Calls: r.tally.String(),
 		About: [][2]string{

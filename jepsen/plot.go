@@ -16,7 +16,7 @@ import (
 
 const (
 	plotWidth, plotHeight = 1000, 200
-	plotLeft, plotTop     = 70, 16
+	plotLeft, plotTop     = 190, 16 // for the names of faults
 	plotBuckets           = 500
 	laneHeight            = 18
 )
@@ -28,6 +28,7 @@ type bucket struct {
 }
 
 // buckets sorts operations by when they ended; one of unknown outcome by its call.
+// What comes after length, the reading of everything in the end, is left out.
 func buckets(operations []Operation, length int64) []bucket {
 	out := make([]bucket, plotBuckets)
 	took := make([][]time.Duration, plotBuckets)
@@ -37,7 +38,10 @@ func buckets(operations []Operation, length int64) []bucket {
 		if at == Never {
 			at = op.Call
 		}
-		n := min(int(float64(at)/float64(length)*plotBuckets), plotBuckets-1)
+		n := int(float64(at) / float64(length) * plotBuckets)
+		if n >= plotBuckets {
+			continue
+		}
 		b := &out[n]
 		switch {
 		case op.Return == Never:
@@ -158,7 +162,6 @@ func PlotTimeline(faults []Fault, length int64) string {
 		kinds[f.Kind] = true
 	}
 	sorted := slices.Sorted(maps.Keys(kinds))
-	const left = 150 // of the names, inside the plot
 	var b strings.Builder
 	open(&b, plotTop+laneHeight*len(sorted)+30)
 	for i, kind := range sorted {
@@ -168,8 +171,9 @@ func PlotTimeline(faults []Fault, length int64) string {
 	for _, f := range faults {
 		y := plotTop + laneHeight*slices.Index(sorted, f.Kind)
 		fmt.Fprintf(&b, `<rect class="bar" x="%.1f" y="%d" width="%.1f" height="%d">%s</rect>`+"\n",
-			left+x(f.Begin, length)*(plotWidth-left)/plotWidth, y+3, width(f, length)*(plotWidth-left)/plotWidth, laneHeight-5, tooltip(f))
+			x(f.Begin, length), y+3, width(f, length), laneHeight-5, tooltip(f))
 	}
+	axis(&b, plotTop+laneHeight*len(sorted), length)
 	b.WriteString("</svg>\n")
 	return b.String()
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -92,6 +93,10 @@ type run struct {
 	clients   []*client.Client
 	before    []client.Status // when nothing had happened
 
+	// broken says that a fault could not be undone, or a node ended by itself: what
+	// there is is judged at once.
+	broken atomic.Bool
+
 	mu     sync.Mutex // guards checks
 	checks []Check
 }
@@ -145,11 +150,13 @@ func Run(ctx context.Context, cfg Config) (_ *Result, err error) {
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.load(ctx); err != nil {
+	if err := r.load(ctx); err != nil && !r.broken.Load() {
 		return nil, err
 	}
-	r.heal(ctx)
-	r.after(ctx)
+	if !r.broken.Load() {
+		r.heal(ctx)
+		r.after(ctx)
+	}
 	result := r.judge(ctx)
 	result.Took = time.Since(began)
 	return result, nil
@@ -287,6 +294,10 @@ func (r *run) load(ctx context.Context) error {
 	all.Go(func() error {
 		defer close(until)
 		_, err := r.nemesis.Run(faulty)
+		if err != nil {
+			r.broken.Store(true)
+			r.check("nodes and faults", err, "")
+		}
 		return err
 	})
 	probing, stopProbing := context.WithCancel(ctx)
@@ -301,7 +312,7 @@ func (r *run) load(ctx context.Context) error {
 
 // judged makes a check of what a task said while it ran.
 func (r *run) judged(name string, err error) error {
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) || err != nil && r.broken.Load() {
 		return err
 	}
 	r.check(name, err, "no call failed in a way that no fault explains, and none saw what must not be")
