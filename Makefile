@@ -70,7 +70,8 @@ jepsen-mutants: ## put defects in on purpose and see that the runs notice them (
 
 .PHONY: sim
 sim: ## thousands of seeds in simulated time, networks and disks: batches, sessions, reads, the log (a minute)
-	go test ./cluster -run '^TestSimulatedReads$$' -count=1 -v -args -sim.seeds 20000
+	go test ./cluster -run '^TestSimReads$$' -count=1 -args -sim.seeds 3000
+	go test ./raftlog -run '^TestSimCrash$$' -count=1 -args -sim.seeds 3000
 	go test ./coordinator -run 'AreRightOrFail|AreWhole|AreHonest|AreHealed|AreExact' -count=1 -v -rapid.checks=5000
 	go test ./raftlog -run '^TestModel$$' -count=1 -v -rapid.checks=2000
 	go test ./jepsen/disk -run Model -count=1 -v

@@ -1,7 +1,8 @@
 // Package raftlog keeps the Raft logs and the votes of all replicas of one node.
 //
 // It promises: an entry is acknowledged only after the record that holds it was
-// written and synced, and read only then; all shards share one journal, so
+// written and synced, and read only then, also if another process wrote it and was
+// killed; all shards share one journal, so
 // calls that arrive together cost one record and one sync (a call that finds
 // nobody else waits for nobody); what was acknowledged is there after a crash,
 // with a checksum on every frame; a term and the candidate voted for are one

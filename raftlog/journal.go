@@ -14,7 +14,7 @@ import (
 	wal "github.com/hashicorp/raft-wal"
 	walfs "github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/metadb"
-	walsegment "github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 	"go.etcd.io/bbolt"
 
@@ -35,7 +35,7 @@ const (
 )
 
 // openJournal opens the journal that cfg names, creating it if there is none.
-func openJournal(cfg Config, segment int) (journal, error) {
+func openJournal(cfg Config, segmentBytes int) (journal, error) {
 	dir := filepath.Join(cfg.Dir, journalDir)
 	if err := makeDir(dir); err != nil {
 		return nil, err
@@ -46,7 +46,14 @@ func openJournal(cfg Config, segment int) (journal, error) {
 	if cfg.Store == StoreBolt {
 		return openBolt(filepath.Join(dir, journalBolt))
 	}
-	return openWAL(dir, segment, cfg.Logger)
+	files := types.VFS(walfs.New())
+	if mutant.On(mutant.JournalNotSynced) {
+		files = unsynced{files}
+	}
+	disk := walDisk{files: files, meta: &metadb.BoltMetaDB{}, sync: func() error {
+		return errors.Join(syncPath(filepath.Join(dir, metadb.FileName)), syncPath(dir))
+	}}
+	return openWAL(dir, disk, segmentBytes, cfg.Logger)
 }
 
 // wantKind fails if dir has a journal of another kind than store. One journal
@@ -67,20 +74,38 @@ func wantKind(dir, store string) error {
 	return err
 }
 
-// openWAL opens raft-wal in dir, after mending what it cannot mend itself.
-func openWAL(dir string, segment int, logger *slog.Logger) (*wal.WAL, error) {
-	meta := &metadb.BoltMetaDB{}
-	if err := mendTail(dir, meta); err != nil {
-		return nil, errors.Join(err, meta.Close())
-	}
-	files := types.VFS(walfs.New())
-	if mutant.On(mutant.JournalNotSynced) {
-		files = unsynced{files}
-	}
-	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(walsegment.NewFiler(dir, files)),
-		wal.WithSegmentSize(segment), wal.WithLogger(quiet(logger)))
+// walDisk is where the files of a raft-wal are: on a real disk, but for tests.
+type walDisk struct {
+	files types.VFS
+	meta  types.MetaStore
+	// sync makes the directory and the file of meta durable, once that is loaded.
+	sync func() error
+}
+
+// openWAL opens raft-wal in dir, after mending what it cannot mend itself, and
+// closes the metadata with it.
+//
+// What a killed process wrote and did not sync is there when its successor looks,
+// and gone when the power fails then. The successor answers others by what it
+// finds, so that is made durable first: names and metadata here, because raft-wal
+// syncs the directory only where it made a segment itself, records by mendTail.
+func openWAL(dir string, disk walDisk, segmentBytes int, logger *slog.Logger) (*wal.WAL, error) {
+	w, err := func() (*wal.WAL, error) {
+		state, err := disk.meta.Load(dir)
+		if err != nil {
+			return nil, err
+		}
+		if err := disk.sync(); err != nil {
+			return nil, err
+		}
+		if err := mendTail(dir, disk, state); err != nil {
+			return nil, err
+		}
+		return wal.Open(dir, wal.WithMetaStore(disk.meta), wal.WithSegmentFiler(segment.NewFiler(dir, disk.files)),
+			wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet(logger)))
+	}()
 	if err != nil {
-		return nil, errors.Join(err, meta.Close())
+		return nil, errors.Join(err, disk.meta.Close())
 	}
 	return w, nil
 }
@@ -98,7 +123,8 @@ func quiet(logger *slog.Logger) hclog.Logger {
 
 // openBolt opens the bbolt file at path. A new one is made under another name
 // first: a crash while bbolt writes its first pages leaves a file that it can
-// neither open nor tell from a damaged one (bbolt#567).
+// neither open nor tell from a damaged one (bbolt#567). One that is there is synced
+// before anybody reads it, for the reason given at openWAL.
 func openBolt(path string) (*raftboltdb.BoltStore, error) {
 	_, err := os.Stat(path)
 	switch {
@@ -108,6 +134,10 @@ func openBolt(path string) (*raftboltdb.BoltStore, error) {
 		}
 	case err != nil:
 		return nil, err
+	default:
+		if err := syncPath(path); err != nil {
+			return nil, err
+		}
 	}
 	return openBoltFile(path)
 }
@@ -127,7 +157,7 @@ func makeBolt(path string) error {
 	if err := os.Rename(unfinished, path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return syncPath(filepath.Dir(path))
 }
 
 func openBoltFile(path string) (*raftboltdb.BoltStore, error) {
@@ -145,18 +175,19 @@ func makeDir(dir string) error {
 		return err
 	}
 	parent := filepath.Dir(dir)
-	if err := syncDir(parent); err != nil {
+	if err := syncPath(parent); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(parent))
+	return syncPath(filepath.Dir(parent))
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// syncPath syncs a file or a directory.
+func syncPath(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // unsynced is for mutant.JournalNotSynced: files whose Sync does nothing.

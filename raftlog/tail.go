@@ -7,12 +7,9 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 
 	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 )
@@ -54,11 +51,10 @@ func (c walCommit) end() int64 {
 // rotation is completed. What an unfinished append left behind may be taken for
 // frames after the next, shorter append, so it is zeroed. And a damaged frame
 // header ends the log there without an error, so records behind one are an error.
-func mendTail(dir string, meta *metadb.BoltMetaDB) error {
-	state, err := meta.Load(dir)
-	if err != nil {
-		return err
-	}
+//
+// What it leaves is synced: an append that a killed process had written and not
+// synced is whole, and whoever reads it takes it for durable.
+func mendTail(dir string, disk walDisk, state types.PersistentState) error {
 	if len(state.Segments) == 0 {
 		return nil
 	}
@@ -66,8 +62,8 @@ func mendTail(dir string, meta *metadb.BoltMetaDB) error {
 	if !tail.SealTime.IsZero() {
 		return nil
 	}
-	path := filepath.Join(dir, segment.FileName(tail))
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	name := segment.FileName(tail)
+	f, err := disk.files.OpenWriter(dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // registered but not yet created: raft-wal creates it
 	}
@@ -76,12 +72,12 @@ func mendTail(dir string, meta *metadb.BoltMetaDB) error {
 	}
 	last, err := mendFile(f, tail.BaseIndex)
 	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("segment %s: %w", filepath.Base(path), err)
+		return fmt.Errorf("segment %s: %w", name, err)
 	}
 	if last.index == 0 {
 		return nil
 	}
-	return meta.CommitState(sealed(state, last))
+	return disk.meta.CommitState(sealed(state, last))
 }
 
 // sealed is what raft-wal's rotation makes of its state. The file of the new
@@ -106,15 +102,18 @@ func sealed(state types.PersistentState, last walCommit) types.PersistentState {
 
 // mendFile zeroes what follows the last commit of a segment that starts with
 // record base, and returns that commit.
-func mendFile(f *os.File, base uint64) (walCommit, error) {
+func mendFile(f types.WritableFile, base uint64) (walCommit, error) {
 	last, err := lastCommit(f)
 	if err != nil {
 		return last, err
 	}
 	end := last.end()
 	used, err := usedBytes(f, end)
-	if err != nil || used == 0 {
+	if err != nil {
 		return last, err
+	}
+	if used == 0 {
+		return last, f.Sync()
 	}
 	// The committer writes one record and waits, so that one is all that can be
 	// unfinished: its data, and the index if it was to seal the segment.
