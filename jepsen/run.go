@@ -274,16 +274,19 @@ func (r *run) addTask(ctx context.Context, name string) error {
 
 // load runs the tasks and the nemesis.
 func (r *run) load(ctx context.Context) error {
+	given := ctx
 	faulty, stop := context.WithTimeout(ctx, r.cfg.Length)
 	defer stop()
 	until := make(chan struct{}) // closed when all is well again: calls under way then end well
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	all, ctx := errgroup.WithContext(ctx)
 	// A task that fails ends the run early: there is something to look at.
 	judged := func(name string, err error) error {
 		if err != nil {
 			stop()
 		}
-		return r.judged(name, err)
+		return r.judged(given, name, err)
 	}
 	if r.registers != nil {
 		all.Go(func() error { return judged("registers: calls", r.registers.Run(ctx, until)) })
@@ -294,6 +297,7 @@ func (r *run) load(ctx context.Context) error {
 	all.Go(func() error {
 		defer close(until)
 		_, err := r.nemesis.Run(faulty)
+		time.AfterFunc(endTime, func() { giveUp(errStuck) })
 		if err != nil {
 			r.broken.Store(true)
 			r.check("nodes and faults", err, "")
@@ -310,9 +314,14 @@ func (r *run) load(ctx context.Context) error {
 	return err
 }
 
+// endTime is how long tasks may take to end their last calls when all is well again.
+const endTime = time.Minute
+
+var errStuck = errors.New("not answered a minute after the last fault")
+
 // judged makes a check of what a task said while it ran.
-func (r *run) judged(name string, err error) error {
-	if errors.Is(err, context.Canceled) || err != nil && r.broken.Load() {
+func (r *run) judged(ctx context.Context, name string, err error) error {
+	if err != nil && (ctx.Err() != nil || r.broken.Load()) {
 		return err
 	}
 	r.check(name, err, "no call failed in a way that no fault explains, and none saw what must not be")
