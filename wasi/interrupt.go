@@ -47,9 +47,9 @@ const (
 	// turnShift makes turns of the size that an instruction fills or copies: 64 bytes, or
 	// elements, are one.
 	turnShift = 6
-	// textShift makes turns of the text that a loop or a function has: 32 bytes are
-	// one, some ten instructions.
-	textShift = 5
+	// textShift makes turns of the text that a loop or a function has: 128 bytes are
+	// one, some forty instructions, so that small loops look up no more often.
+	textShift = 7
 	// mostGrowth and leastRoom bound the code with the checks in it: several times what
 	// there was, or so many bytes.
 	mostGrowth = 4
