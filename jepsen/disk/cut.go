@@ -174,7 +174,9 @@ func (f *file) cutBlocks(r *rand.Rand, limit int64, lost *Lost) (end int64, err 
 			for at, n := block*blockSize, uint8(1); n != 0 && at < size; at, n = at+sectorSize, n<<1 {
 				to := min(at+sectorSize, size)
 				all += to - at
-				if sectors&n == 0 || to > limit {
+				// Where a truncation is lost, the sector it cut is the old one: its new
+				// part would stand beside old bytes otherwise.
+				if sectors&n == 0 || to > limit || limit < f.durableSize && at+sectorSize > limit {
 					continue
 				}
 				if _, err := copyRange(f.durable, f.live, at, to); err != nil {
