@@ -28,16 +28,12 @@ func (a *Adds) Run(ctx context.Context, until <-chan struct{}) error {
 	all, ctx := errgroup.WithContext(ctx)
 	for i := range a.Callers {
 		all.Go(func() (err error) {
-			one, err := a.Dial(ctx, i%(a.Nodes+1)-1)
+			one, route, err := a.Dial.route(ctx, i%(a.Nodes+1)-1, a.Bucket)
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, one.Close()) }()
-			bucket, err := one.Bucket(ctx, a.Bucket)
-			if err != nil {
-				return err
-			}
-			return a.ledger.Write(ctx, until, bucket, fmt.Sprintf("a%d", i), a.Pace)
+			return a.ledger.Write(ctx, until, route.Bucket, fmt.Sprintf("a%d", i), a.Pace)
 		})
 	}
 	return all.Wait()

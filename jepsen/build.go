@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,12 +102,22 @@ func init() {
 `
 )
 
-// clockOverlay writes the files and returns the name of the list for -overlay.
+// clockOverlay has a program's wall clock ahead by a variable, and returns the list for
+// -overlay.
 func clockOverlay(ctx context.Context, dir, root string) (string, error) {
 	goroot, err := goTool(ctx, "env", "GOROOT")
 	if err != nil {
 		return "", err
 	}
+	return overlay(dir, goroot, "runtime·wallAhead(SB)", map[string]string{
+		filepath.Join(goroot, "src/runtime/wallahead.go"): clockVariable,
+		filepath.Join(root, "cmd/manykv/clock.go"):        clockSetter,
+	})
+}
+
+// overlay has Go's runtime add an operand to the seconds of the wall clock, puts further
+// files where they are to stand, and returns the list for -overlay.
+func overlay(dir, goroot, operand string, further map[string]string) (string, error) {
 	source := filepath.Join(goroot, clockSource)
 	text, err := os.ReadFile(source)
 	if err != nil {
@@ -115,14 +126,12 @@ func clockOverlay(ctx context.Context, dir, root string) (string, error) {
 	if strings.Count(string(text), clockLine) != 1 {
 		return "", fmt.Errorf("%s does not hold %q once: this Go keeps its clock elsewhere", source, clockLine)
 	}
+	texts := maps.Clone(further)
+	texts[source] = strings.Replace(string(text), clockLine, clockLine+"\n\tADDQ	"+operand+", AX", 1)
 	replace := make(map[string]string)
-	for name, file := range map[string]struct{ stands, text string }{
-		"time.s":   {source, strings.Replace(string(text), clockLine, clockLine+"\n\tADDQ	runtime·wallAhead(SB), AX", 1)},
-		"ahead.go": {filepath.Join(goroot, "src/runtime/wallahead.go"), clockVariable},
-		"main.go":  {filepath.Join(root, "cmd/manykv/clock.go"), clockSetter},
-	} {
-		replace[file.stands] = filepath.Join(dir, "clock."+name)
-		if err := os.WriteFile(replace[file.stands], []byte(file.text), 0o644); err != nil {
+	for stands, text := range texts {
+		replace[stands] = filepath.Join(dir, "clock."+filepath.Base(stands))
+		if err := os.WriteFile(replace[stands], []byte(text), 0o644); err != nil {
 			return "", err
 		}
 	}
@@ -130,6 +139,6 @@ func clockOverlay(ctx context.Context, dir, root string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	overlay := filepath.Join(dir, "clock.json")
-	return overlay, os.WriteFile(overlay, list, 0o644)
+	name := filepath.Join(dir, "clock.json")
+	return name, os.WriteFile(name, list, 0o644)
 }

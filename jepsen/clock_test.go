@@ -3,7 +3,6 @@
 package jepsen
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -30,25 +29,13 @@ const yearAhead = 363 * 24 * time.Hour
 // clock looks like. (libfaketime cannot do it: Go reads the clock in the vDSO.)
 func buildAhead(t *testing.T) string {
 	t.Helper()
-	const source, line = "src/runtime/time_linux_amd64.s", "MOVQ	16(SP), AX	// realtime sec"
-	root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
+	goroot, err := goTool(t.Context(), "env", "GOROOT")
 	must(t, err)
-	path := filepath.Join(strings.TrimSpace(string(root)), source)
-	text, err := os.ReadFile(path)
-	must(t, err)
-	if strings.Count(string(text), line) != 1 {
-		t.Fatalf("%s does not hold %q once: this Go keeps its clock elsewhere", path, line)
-	}
 	dir := t.TempDir()
-	patched := filepath.Join(dir, "time.s")
-	ahead := fmt.Sprintf("%s\n\tADDQ	$%d, AX", line, int(yearAhead.Seconds()))
-	must(t, os.WriteFile(patched, []byte(strings.Replace(string(text), line, ahead, 1)), 0o644))
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{path: patched}})
+	files, err := overlay(dir, goroot, fmt.Sprintf("$%d", int(yearAhead.Seconds())), map[string]string{})
 	must(t, err)
-	overlayFile := filepath.Join(dir, "overlay.json")
-	must(t, os.WriteFile(overlayFile, overlay, 0o644))
 	binary := filepath.Join(dir, "ahead")
-	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", overlayFile, "-o", binary, ".")
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", files, "-o", binary, ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building a program whose clock is ahead: %v\n%s", err, out)
 	}

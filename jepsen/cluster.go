@@ -21,8 +21,9 @@ import (
 )
 
 const (
-	// formTime is how long a new cluster may take until every shard takes writes.
-	formTime = 30 * time.Second
+	// formTime is how long a new cluster may take until every shard takes writes. It
+	// bounds calls without a deadline of their own, too.
+	formTime = 20 * time.Second
 	// healTime is how long it may take again once all is well.
 	healTime = 10 * time.Second
 	// catchUpTime is how long a node may take to be given what it missed: raft waits
@@ -31,9 +32,7 @@ const (
 	catchUpTime = time.Minute
 	// replaceTime is how long a node may take that lost everything.
 	replaceTime = 2 * time.Minute
-	// clientTime bounds calls without a deadline of their own.
-	clientTime = 20 * time.Second
-	nodePort   = 7400
+	nodePort    = 7400
 )
 
 // Setup says what a cluster under test is made of.
@@ -74,7 +73,7 @@ func Form(ctx context.Context, s Setup) (_ *Cluster, err error) {
 	}()
 	var names []string
 	for i := range s.Nodes {
-		names = append(names, fmt.Sprintf("n%d", i+1))
+		names = append(names, nodeName(i))
 	}
 	if err := c.certificates(ctx, names); err != nil {
 		return nil, err
@@ -203,7 +202,7 @@ func (c *Cluster) founded(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, one.Close()) }()
-	if err := c.bucket(ctx, one, probeBucket); err != nil {
+	if err := createBucket(ctx, one, probeBucket); err != nil {
 		return err
 	}
 	bucket, err := one.Bucket(ctx, probeBucket)
@@ -216,17 +215,16 @@ func (c *Cluster) founded(ctx context.Context) (err error) {
 // probeBucket is where probers write.
 const probeBucket = "probes"
 
-// bucket makes a bucket. A first try may have made it without an answer.
-func (c *Cluster) bucket(ctx context.Context, one *client.Client, name string) error {
-	for {
-		err := one.CreateBucket(ctx, name)
-		switch {
-		case err == nil || errors.Is(err, kv.ErrExists):
-			return nil
-		case !explained(err) || ctx.Err() != nil:
-			return fmt.Errorf("bucket %s: %w", name, err)
-		}
+// createBucket makes a bucket. A first try may have made it without an answer.
+func createBucket(ctx context.Context, one *client.Client, name string) error {
+	err := one.CreateBucket(ctx, name)
+	for errors.Is(err, kv.ErrUnknown) && ctx.Err() == nil {
+		err = one.CreateBucket(ctx, name)
 	}
+	if errors.Is(err, kv.ErrExists) {
+		return nil
+	}
+	return err
 }
 
 // Dial opens a client of all nodes, or, if node is 0 or more, one that has that node
@@ -236,9 +234,14 @@ func (c *Cluster) Dial(ctx context.Context, node int) (*client.Client, error) {
 	for i := range c.Nodes {
 		addrs = append(addrs, c.Nodes[(i+max(node, 0))%len(c.Nodes)].Addr)
 	}
-	certs := filepath.Join(c.setup.Dir, "certs")
+	return dial(ctx, c.setup.Dir, node >= 0, addrs...)
+}
+
+// dial opens a client with the certificates in a folder's certs.
+func dial(ctx context.Context, dir string, through bool, addrs ...string) (*client.Client, error) {
+	certs := filepath.Join(dir, "certs")
 	return client.Open(ctx, client.Config{
-		Addrs: addrs, Through: node >= 0, Timeout: clientTime,
+		Addrs: addrs, Through: through, Timeout: formTime,
 		CAFile: filepath.Join(certs, "ca.crt"), CertFile: filepath.Join(certs, "client.crt"), KeyFile: filepath.Join(certs, "client.key"),
 	})
 }

@@ -50,16 +50,12 @@ func (c *Counters) Run(ctx context.Context, until <-chan struct{}) error {
 			if i%2 == 1 { // every other one through a node
 				node = i / 2 % c.Nodes
 			}
-			one, err := c.Dial(ctx, node)
+			one, route, err := c.Dial.route(ctx, node, c.Bucket)
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, one.Close()) }()
-			bucket, err := one.Bucket(ctx, c.Bucket)
-			if err != nil {
-				return err
-			}
-			return c.count(ctx, until, one, bucket)
+			return c.count(ctx, until, one, route.Bucket)
 		})
 	}
 	return all.Wait()

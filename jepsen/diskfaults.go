@@ -91,9 +91,6 @@ func (j *injection) failing(begin func(d Disk) error) error {
 	return node.Start()
 }
 
-// journals are the files whose failures matter most.
-const journals = "journal/*"
-
 // setting is a fault of a disk, to be begun.
 func setting(f disk.Fault) func(Disk) error { return func(d Disk) error { return d.SetFault(f) } }
 
@@ -147,7 +144,7 @@ func (j *injection) flippedBits() error {
 	if err := killTogether(node); err != nil {
 		return err
 	}
-	where := []string{journals, "votes.db", "store/*"}[j.rand.IntN(3)]
+	where := []string{"journal/*", "votes.db", "store/*"}[j.rand.IntN(3)]
 	flips, err := node.Disk.FlipBits(where, 1+j.rand.IntN(most))
 	if err != nil {
 		return err

@@ -64,16 +64,22 @@ func (r *Result) Save(dir string, cfg Config) error {
 		writeHistoryGz(filepath.Join(dir, HistoryFile), r.history),
 		r.saveSummary(filepath.Join(dir, SummaryFile), cfg, broken),
 	)
-	var pictures []string
-	for _, key := range first(broken) {
+	pictures, brokenErr := saveBroken(dir, r.history, broken)
+	return errors.Join(err, brokenErr, r.savePage(filepath.Join(dir, PageFile), cfg, pictures))
+}
+
+// saveBroken writes the operations on broken keys into a folder, if there are any,
+// and porcupine's pictures of the first, whose files it returns.
+func saveBroken(dir string, operations []Operation, keys []string) (pictures []string, err error) {
+	if len(keys) > 0 {
+		err = writeHistory(filepath.Join(dir, brokenFile), OfKeys(operations, keys))
+	}
+	for _, key := range first(keys) { // a broken run may break every key
 		name := key + ".html"
-		err = errors.Join(err, Visualize(r.history, key, filepath.Join(dir, name)))
+		err = errors.Join(err, Visualize(operations, key, filepath.Join(dir, name)))
 		pictures = append(pictures, name)
 	}
-	if len(broken) > 0 {
-		err = errors.Join(err, writeHistory(filepath.Join(dir, brokenFile), OfKeys(r.history, broken)))
-	}
-	return errors.Join(err, r.savePage(filepath.Join(dir, PageFile), cfg, pictures))
+	return pictures, err
 }
 
 func (r *Result) saveSummary(path string, cfg Config, broken []string) error {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/manykv/manykv/client"
 	"github.com/manykv/manykv/cluster"
-	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/transport/pki"
 )
 
@@ -67,7 +66,7 @@ func startNodesWith(t *testing.T, edit func(cfg *cluster.Config)) *harness {
 	}
 	ctx, done := context.WithTimeout(t.Context(), formTime)
 	defer done()
-	h.createBucket(ctx)
+	must(t, createBucket(ctx, h.client(false), bucketName))
 	must(t, h.prober(NewHistory()).Await(ctx))
 	return h
 }
@@ -129,11 +128,7 @@ func (h *harness) client(through bool, addrs ...string) *client.Client {
 	if len(addrs) == 0 {
 		addrs = h.addrs
 	}
-	certs := filepath.Join(h.dir, "certs")
-	c, err := client.Open(h.t.Context(), client.Config{
-		Addrs: addrs, Through: through, Timeout: formTime,
-		CAFile: filepath.Join(certs, "ca.crt"), CertFile: filepath.Join(certs, "client.crt"), KeyFile: filepath.Join(certs, "client.key"),
-	})
+	c, err := dial(h.t.Context(), h.dir, through, addrs...)
 	must(h.t, err)
 	h.t.Cleanup(func() {
 		if err := c.Close(); err != nil {
@@ -141,20 +136,6 @@ func (h *harness) client(through bool, addrs ...string) *client.Client {
 		}
 	})
 	return c
-}
-
-// createBucket makes the bucket. A first try may have made it without an
-// answer.
-func (h *harness) createBucket(ctx context.Context) {
-	h.t.Helper()
-	c := h.client(false)
-	err := c.CreateBucket(ctx, bucketName)
-	for errors.Is(err, kv.ErrUnknown) && ctx.Err() == nil {
-		err = c.CreateBucket(ctx, bucketName)
-	}
-	if !errors.Is(err, kv.ErrExists) {
-		must(h.t, err)
-	}
 }
 
 func (h *harness) open(c *client.Client) *client.Bucket {
@@ -218,11 +199,8 @@ func (h *harness) sameHashes(c *client.Client) {
 
 // dial opens a client as a task wants it: of all nodes, or through one.
 func (h *harness) dial(ctx context.Context, node int) (*client.Client, error) {
-	certs, at := filepath.Join(h.dir, "certs"), max(node, 0)
-	return client.Open(ctx, client.Config{
-		Addrs: slices.Concat(h.addrs[at:], h.addrs[:at]), Through: node >= 0, Timeout: formTime,
-		CAFile: filepath.Join(certs, "ca.crt"), CertFile: filepath.Join(certs, "client.crt"), KeyFile: filepath.Join(certs, "client.key"),
-	})
+	at := max(node, 0)
+	return dial(ctx, h.dir, node >= 0, slices.Concat(h.addrs[at:], h.addrs[:at])...)
 }
 
 func must(t *testing.T, err error) {

@@ -55,8 +55,8 @@ func (j *injection) holdNodes(nodes ...*Node) error {
 	var what []string
 	for _, node := range nodes {
 		what = append(what, processOf(node))
-		j.fault.Nodes = append(j.fault.Nodes, node.Name)
 	}
+	j.names(nodes...)
 	return j.hold(what...)
 }
 

@@ -14,9 +14,6 @@ import (
 	"time"
 )
 
-// workers is how many call at a time; every other one through single nodes.
-const workers = 16
-
 // TestLinearizable reads and writes a few keys from many clients while nodes
 // are killed and paused, and checks every key's history.
 func TestLinearizable(t *testing.T) {
@@ -66,7 +63,7 @@ func (h *harness) newRun(s uint64) *killing {
 		First: KillAll, FirstDone: make(chan struct{}),
 	}
 	r.workload = &Registers{History: r.history, Tally: r.tally, Seed: s, Calls: *calls}
-	for i := range workers {
+	for i := range registerWorkers {
 		routes := []Route{h.routed()}
 		if i%2 == 1 {
 			routes = h.throughEach()
@@ -119,8 +116,12 @@ func (r *killing) evidence(t *testing.T, operations []Operation, keys []string) 
 	must(t, err)
 	must(t, os.WriteFile(file("run.json"), about, 0o644))
 	must(t, writeHistory(file("history.jsonl"), operations))
-	must(t, writeHistory(file("broken.jsonl"), OfKeys(operations, keys)))
-	for _, key := range first(keys) { // a broken run may break every key
-		must(t, Visualize(operations, key, file(key+".html")))
+	pictures, err := saveBroken(r.h.dir, operations, keys)
+	must(t, err)
+	for _, name := range pictures {
+		file(name)
+	}
+	if len(keys) > 0 {
+		file(brokenFile)
 	}
 }

@@ -3,6 +3,7 @@
 package jepsen
 
 import (
+	"slices"
 	"time"
 
 	"github.com/manykv/manykv/jepsen/vnet"
@@ -38,18 +39,20 @@ func (j *injection) links(f func(from, to string) vnet.Link) {
 
 // ends are the names of the nodes and of the clients.
 func (j *injection) ends() []string {
-	ends := []string{Clients}
-	for _, node := range j.n.Nodes {
-		ends = append(ends, node.Name)
-	}
-	return ends
+	return append(namesOf(j.n.Nodes), Clients)
 }
 
-func (j *injection) names(nodes ...*Node) (names []string) {
+// names returns the names of nodes, which the fault is about.
+func (j *injection) names(nodes ...*Node) []string {
+	names := namesOf(nodes)
+	j.fault.Nodes = append(j.fault.Nodes, names...)
+	return names
+}
+
+func namesOf(nodes []*Node) (names []string) {
 	for _, node := range nodes {
 		names = append(names, node.Name)
 	}
-	j.fault.Nodes = append(j.fault.Nodes, names...)
 	return names
 }
 
@@ -72,11 +75,7 @@ func (j *injection) apart(groups ...[]string) error {
 // halves cuts the nodes in two, by chance the clients with one half.
 func (j *injection) halves() error {
 	all := j.some(len(j.n.Nodes))
-	minority := j.names(all[:len(all)/2]...)
-	rest := make([]string, 0, len(all))
-	for _, node := range all[len(minority):] {
-		rest = append(rest, node.Name)
-	}
+	minority, rest := j.names(all[:len(all)/2]...), namesOf(all[len(all)/2:])
 	if j.rand.IntN(2) == 0 {
 		j.detail("clients with the majority")
 		rest = append(rest, Clients)
@@ -88,12 +87,7 @@ func (j *injection) halves() error {
 func (j *injection) isolate() error {
 	_, leader := j.leader()
 	alone := j.names(leader)
-	var rest []string
-	for _, node := range j.n.Nodes {
-		if node != leader {
-			rest = append(rest, node.Name)
-		}
-	}
+	rest := slices.DeleteFunc(namesOf(j.n.Nodes), func(name string) bool { return name == leader.Name })
 	if j.rand.IntN(3) == 0 {
 		j.detail("from clients too")
 		rest = append(rest, Clients)

@@ -110,10 +110,10 @@ type Check struct {
 
 // Result is what became of a run.
 type Result struct {
-	Checks     []Check `json:"checks"`
-	Operations int     `json:"operations"` // of clients, checked
-	Faults     []Fault `json:"faults"`
-	Skipped    int     `json:"skipped"` // faults that found what they needed taken
+	Checks     []Check
+	Operations int // of clients, checked
+	Faults     []Fault
+	Skipped    int // faults that found what they needed taken
 	Took       time.Duration
 	history    []Operation
 	verdict    Verdict
@@ -162,15 +162,7 @@ func Run(ctx context.Context, cfg Config) (_ *Result, err error) {
 	return result, nil
 }
 
-// dial opens a client that is closed in the end.
-func (r *run) dial(ctx context.Context, node int) (*client.Client, error) {
-	one, err := r.cluster.Dial(ctx, node)
-	if err == nil {
-		r.clients = append(r.clients, one)
-	}
-	return one, err
-}
-
+// hangUp closes the run's own clients.
 func (r *run) hangUp() error {
 	var errs []error
 	for _, one := range r.clients {
@@ -180,18 +172,13 @@ func (r *run) hangUp() error {
 	return errors.Join(errs...)
 }
 
-// route opens a client for calls to a bucket.
+// route opens a client for calls to a bucket, that is closed in the end.
 func (r *run) route(ctx context.Context, node int, bucket string) (Route, error) {
-	one, err := r.dial(ctx, node)
-	if err != nil {
-		return Route{}, err
+	one, route, err := Dial(r.cluster.Dial).route(ctx, node, bucket)
+	if err == nil {
+		r.clients = append(r.clients, one)
 	}
-	b, err := one.Bucket(ctx, bucket)
-	name := "leaders"
-	if node != anyNode {
-		name = r.cluster.Nodes[node].Name
-	}
-	return Route{name, b}, err
+	return route, err
 }
 
 // routes opens one to the leaders and one through each node.
@@ -209,12 +196,13 @@ func (r *run) routes(ctx context.Context, bucket string) ([]Route, error) {
 
 // prepare makes the buckets, the tasks and the nemesis.
 func (r *run) prepare(ctx context.Context) error {
-	asking, err := r.dial(ctx, anyNode)
+	asking, err := r.cluster.Dial(ctx, anyNode)
 	if err != nil {
 		return err
 	}
+	r.clients = append(r.clients, asking)
 	for _, name := range r.cfg.Tasks {
-		if err := r.cluster.bucket(ctx, asking, name); err != nil {
+		if err := createBucket(ctx, asking, name); err != nil {
 			return err
 		}
 		if err := r.addTask(ctx, name); err != nil {

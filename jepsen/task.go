@@ -30,6 +30,26 @@ type Dial func(ctx context.Context, node int) (*client.Client, error)
 // anyNode is all nodes, for Dial.
 const anyNode = -1
 
+// nodeName is the name of a node, of which the first is 0.
+func nodeName(node int) string { return fmt.Sprintf("n%d", node+1) }
+
+// route opens a client, and a bucket through it.
+func (d Dial) route(ctx context.Context, node int, bucket string) (*client.Client, Route, error) {
+	one, err := d(ctx, node)
+	if err != nil {
+		return nil, Route{}, err
+	}
+	b, err := one.Bucket(ctx, bucket)
+	if err != nil {
+		return nil, Route{}, errors.Join(err, one.Close())
+	}
+	name := "leaders"
+	if node != anyNode {
+		name = nodeName(node)
+	}
+	return one, Route{name, b}, nil
+}
+
 // ended says whether a channel is closed.
 func ended(c <-chan struct{}) bool {
 	select {
@@ -68,20 +88,12 @@ const callsOfAClient = 200
 
 // change connects anew, to leaders or through any node.
 func (c *caller) change(ctx context.Context) error {
-	node := c.rand.IntN(c.nodes+1) - 1
-	next, err := c.dial(ctx, node)
+	next, route, err := c.dial.route(ctx, c.rand.IntN(c.nodes+1)-1, c.bucket)
 	if err != nil {
 		return err
 	}
-	bucket, err := next.Bucket(ctx, c.bucket)
-	if err != nil {
-		return errors.Join(err, next.Close())
-	}
 	err = c.close()
-	c.client, c.route = next, Route{Name: "leaders", Bucket: bucket}
-	if node != anyNode {
-		c.route.Name = fmt.Sprintf("n%d", node+1)
-	}
+	c.client, c.route = next, route
 	return err
 }
 

@@ -82,12 +82,14 @@ func (c *call) list(i int, element uint32) (view []byte, n uint32, err error) {
 // word reads a u32 of a view.
 func word(view []byte, at uint32) uint32 { return binary.LittleEndian.Uint32(view[at:]) }
 
-// tooMany says that a batch is over the limit; it is answered.
-func (c *call) tooMany(n uint32) error {
-	if most := c.limits().BatchKeys; uint64(n) > uint64(most) {
-		return fmt.Errorf("%w: a batch of %d keys, at most %d are allowed", kv.ErrTooLarge, n, most)
+// batch is list, of keys or pairs. refused, which is answered, says that they are more
+// than the limit.
+func (c *call) batch(i int, element uint32) (view []byte, n uint32, refused, trap error) {
+	view, n, trap = c.list(i, element)
+	if most := c.limits().BatchKeys; trap == nil && uint64(n) > uint64(most) {
+		refused = fmt.Errorf("%w: a batch of %d keys, at most %d are allowed", kv.ErrTooLarge, n, most)
 	}
-	return nil
+	return view, n, refused, trap
 }
 
 // tooLarge says that a batch is over the limit of bytes; it is answered.
@@ -101,12 +103,9 @@ func (c *call) tooLarge(n uint64) error {
 // keyList lifts the list<string> of arguments i and i+1. refused is an error to answer
 // with.
 func (c *call) keyList(i int) (keys []string, refused, trap error) {
-	view, n, err := c.list(i, stringBytes)
-	if err != nil {
-		return nil, nil, err
-	}
-	if refused := c.tooMany(n); refused != nil {
-		return nil, refused, nil
+	view, n, refused, err := c.batch(i, stringBytes)
+	if refused != nil || err != nil {
+		return nil, refused, err
 	}
 	total := uint64(0)
 	for at := uint32(0); at < n; at++ {
@@ -134,12 +133,9 @@ func (c *call) keyList(i int) (keys []string, refused, trap error) {
 
 // pairList lifts the list<tuple<string, list<u8>>> of arguments i and i+1.
 func (c *call) pairList(i int) (pairs []kv.Pair, refused, trap error) {
-	view, n, err := c.list(i, pairBytes)
-	if err != nil {
-		return nil, nil, err
-	}
-	if refused := c.tooMany(n); refused != nil {
-		return nil, refused, nil
+	view, n, refused, err := c.batch(i, pairBytes)
+	if refused != nil || err != nil {
+		return nil, refused, err
 	}
 	total := uint64(0)
 	for at := uint32(0); at < n; at++ {

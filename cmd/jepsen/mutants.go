@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -100,24 +99,13 @@ func mutantList() string {
 
 // mutants hunts each defect and prints a table.
 func (o *options) mutants(ctx context.Context, names []mutant.Name, round, most time.Duration) error {
-	if o.dir == "" {
-		o.dir = filepath.Join("jepsen-runs", "mutants-"+time.Now().Format("20060102-150405"))
-	}
-	dir, err := filepath.Abs(o.dir)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	fmt.Fprintln(os.Stderr, "building manykv")
-	if o.binary, err = jepsen.Build(ctx, dir, "crashpoints mutants", false); err != nil {
+	if err := o.series(ctx, "mutants", "crashpoints mutants"); err != nil {
 		return err
 	}
 	missed := 0
 	fmt.Printf("| defect | what it does | noticed | by |\n|---|---|---|---|\n")
 	for _, name := range names {
-		n, err := o.hunt(ctx, dir, name, round, most)
+		n, err := o.hunt(ctx, name, round, most)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -137,17 +125,18 @@ func (o *options) mutants(ctx context.Context, names []mutant.Name, round, most 
 }
 
 // hunt makes runs with a defect until one fails.
-func (o *options) hunt(ctx context.Context, dir string, name mutant.Name, round, most time.Duration) (n noticed, err error) {
+func (o *options) hunt(ctx context.Context, name mutant.Name, round, most time.Duration) (n noticed, err error) {
 	began := time.Now()
 	for i := uint64(0); n.checks == nil && time.Since(began) < most; i++ {
-		one := *o
-		one.seed, one.time, one.mutant = o.seed+i, round, string(name)
-		one.dir = filepath.Join(dir, fmt.Sprintf("%s-%d", name, one.seed))
-		one.environment = []string{"MANYKV_MUTANT=" + string(name)}
+		one, log, err := o.of(fmt.Sprintf("%s-%d", name, o.seed+i))
+		if err != nil {
+			return n, err
+		}
+		one.seed, one.time, one.environment = o.seed+i, round, []string{"MANYKV_MUTANT=" + string(name)}
 		if h := hunts[name]; i%2 == 0 { // every other run is of all faults
 			one.faults, one.tasks, one.pace = h.faults, h.tasks, h.pace
 		}
-		n.checks, err = one.failing(ctx)
+		n.checks, err = one.failing(ctx, log)
 		n.after = time.Since(began)
 		if err != nil {
 			return n, err
@@ -158,11 +147,7 @@ func (o *options) hunt(ctx context.Context, dir string, name mutant.Name, round,
 
 // failing makes a run and returns the checks that failed, nil if none did. A cluster
 // that does not form, or a node that cannot be replaced, is a failure too.
-func (o *options) failing(ctx context.Context) ([]string, error) {
-	log, err := o.logFile()
-	if err != nil {
-		return nil, err
-	}
+func (o *options) failing(ctx context.Context, log *os.File) ([]string, error) {
 	defer func() { _ = log.Close() }() // all of it is written unbuffered
 	cfg, err := o.config(ctx, log)
 	if err != nil {
@@ -187,13 +172,6 @@ func (o *options) failing(ctx context.Context) ([]string, error) {
 	}
 	fmt.Fprint(log, result.Text())
 	return failed, errors.Join(result.Save(o.dir, cfg), tidy(o.dir, cfg.Dir))
-}
-
-func (o *options) logFile() (*os.File, error) {
-	if err := os.MkdirAll(o.dir, 0o755); err != nil {
-		return nil, err
-	}
-	return os.Create(filepath.Join(o.dir, "run.log"))
 }
 
 func firstLine(err error) string {

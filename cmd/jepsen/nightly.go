@@ -67,29 +67,12 @@ that pass leave run.json, runs that fail all there is. The last line has the tot
 }
 
 func (o *options) nightly(ctx context.Context, length time.Duration) error {
-	if o.dir == "" {
-		o.dir = filepath.Join("jepsen-runs", "nightly-"+time.Now().Format("20060102-150405"))
-	}
-	dir, err := filepath.Abs(o.dir)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	fmt.Println("building manykv; reports:", dir)
-	if o.binary, err = jepsen.Build(ctx, dir, "crashpoints", true); err != nil {
+	if err := o.series(ctx, "nightly", "crashpoints"); err != nil {
 		return err
 	}
 	var all totals
 	for i, began := 0, time.Now(); time.Since(began) < length; i++ {
-		s := sorts[i%len(sorts)]
-		one := *o
-		one.nodes, one.journalMiB = 3, 8
-		s.with(&one)
-		one.seed = o.seed + uint64(i)
-		one.dir = filepath.Join(dir, fmt.Sprintf("%04d", one.seed))
-		if err := one.night(ctx, s.name, &all); err != nil {
+		if err := o.night(ctx, sorts[i%len(sorts)], o.seed+uint64(i), &all); err != nil {
 			return err
 		}
 	}
@@ -102,17 +85,18 @@ func (o *options) nightly(ctx context.Context, length time.Duration) error {
 }
 
 // night makes one run of a night.
-func (o *options) night(ctx context.Context, name string, all *totals) error {
-	log, err := o.logFile()
+func (o *options) night(ctx context.Context, s sort, seed uint64, all *totals) error {
+	one, log, err := o.of(fmt.Sprintf("%04d", seed))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Close() }() // all of it is written unbuffered
-	cfg, err := o.config(ctx, log)
+	one.seed, one.nodes, one.journalMiB = seed, 3, 8
+	s.with(&one)
+	cfg, err := one.config(ctx, log)
 	if err != nil {
 		return err
 	}
-	cfg.Clock = true
 	result, err := jepsen.Run(ctx, cfg)
 	all.runs++
 	switch {
@@ -120,7 +104,7 @@ func (o *options) night(ctx context.Context, name string, all *totals) error {
 		return context.Cause(ctx)
 	case err != nil:
 		all.failed++
-		fmt.Printf("seed %d, %s: FAIL: %v\n", o.seed, name, err)
+		fmt.Printf("seed %d, %s: FAIL: %v\n", seed, s.name, err)
 		fmt.Fprintln(log, err)
 		return nil
 	}
@@ -131,11 +115,11 @@ func (o *options) night(ctx context.Context, name string, all *totals) error {
 			all.powerCuts++
 		}
 	}
-	fmt.Printf("seed %d, %s: %s\n", o.seed, name, result.Verdict())
+	fmt.Printf("seed %d, %s: %s\n", seed, s.name, result.Verdict())
 	fmt.Fprint(log, result.Text())
 	if result.Err() != nil {
 		all.failed++
-		return result.Save(o.dir, cfg)
+		return result.Save(one.dir, cfg)
 	}
-	return errors.Join(result.Save(o.dir, cfg), os.RemoveAll(cfg.Dir), os.Remove(filepath.Join(o.dir, jepsen.HistoryFile)))
+	return errors.Join(result.Save(one.dir, cfg), os.RemoveAll(cfg.Dir), os.Remove(filepath.Join(one.dir, jepsen.HistoryFile)))
 }

@@ -35,9 +35,9 @@ type options struct {
 	noNetwork   bool
 	noDisks     bool
 	noClock     bool
+	clock       bool // binary's can be set
 	keep        bool
 	listFaults  bool
-	mutant      string
 	environment []string
 }
 
@@ -95,26 +95,55 @@ func (o *options) config(ctx context.Context, progress io.Writer) (cfg jepsen.Co
 	if err := os.MkdirAll(work, 0o755); err != nil {
 		return cfg, err
 	}
-	clock := o.binary == "" && !o.noClock
 	if o.binary == "" {
-		fmt.Fprintln(progress, "building manykv")
-		tags := "crashpoints"
-		if o.mutant != "" {
-			tags += " mutants"
-		}
-		if o.binary, err = jepsen.Build(ctx, o.dir, tags, clock); err != nil {
+		if err := o.build(ctx, progress, "crashpoints"); err != nil {
 			return cfg, err
 		}
 	}
 	cfg = jepsen.Config{
 		Setup: jepsen.Setup{
-			Binary: o.binary, Dir: work, Nodes: o.nodes, Seed: o.seed, Network: !o.noNetwork, Disks: !o.noDisks, Clock: clock,
+			Binary: o.binary, Dir: work, Nodes: o.nodes, Seed: o.seed, Network: !o.noNetwork, Disks: !o.noDisks, Clock: o.clock,
 			JournalBytes: o.journalMiB << 20, Env: o.environment,
 		},
 		Length: o.time, Faults: o.faults, AtOnce: o.atOnce, First: o.first, Tasks: o.tasks, Pace: o.pace, Progress: progress,
 		Points: points(ctx, o.binary), Replay: o.replay(),
 	}
 	return cfg, nil
+}
+
+// build builds manykv into the folder.
+func (o *options) build(ctx context.Context, progress io.Writer, tags string) (err error) {
+	fmt.Fprintln(progress, "building manykv")
+	o.clock = !o.noClock
+	o.binary, err = jepsen.Build(ctx, o.dir, tags, o.clock)
+	return err
+}
+
+// series makes the folder of several runs of one program, and builds that.
+func (o *options) series(ctx context.Context, name, tags string) (err error) {
+	if o.dir == "" {
+		o.dir = filepath.Join("jepsen-runs", name+"-"+time.Now().Format("20060102-150405"))
+	}
+	if o.dir, err = filepath.Abs(o.dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.dir, 0o755); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "reports:", o.dir)
+	return o.build(ctx, os.Stderr, tags)
+}
+
+// of returns the options of one run of a series, in a folder of its own, and opens
+// its log there.
+func (o *options) of(name string) (one options, log *os.File, err error) {
+	one = *o
+	one.dir = filepath.Join(o.dir, name)
+	if err := os.MkdirAll(one.dir, 0o755); err != nil {
+		return one, nil, err
+	}
+	log, err = os.Create(filepath.Join(one.dir, "run.log"))
+	return one, log, err
 }
 
 // points asks a program for the places at which it can be made to die; nil if there
