@@ -214,10 +214,10 @@ func (r *replica) close() error {
 	if group == nil {
 		return nil
 	}
-	r.raft.Store(nil) // no proposal begins any more
-	r.drain()
+	r.raft.Store(nil) // no proposal begins any more, and none of the leader's own
 	r.stop()
 	r.leading.Wait()
+	r.drain()
 	// First the calls under way end: raft waits for them, and for a snapshot that is
 	// being sent or received as long as that takes.
 	err := r.trans.Close()
