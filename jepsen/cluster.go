@@ -18,6 +18,7 @@ import (
 	"github.com/manykv/manykv/jepsen/disk"
 	"github.com/manykv/manykv/jepsen/vnet"
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
 )
 
 const (
@@ -267,17 +268,17 @@ func (c *Cluster) Replace(ctx context.Context, node *Node) (err error) {
 	return caughtUp(ctx, one, node.Name)
 }
 
-// caughtUp waits until a node has a replica of every shard with all that was committed
-// when this was called, and a vote in each.
+// caughtUp waits until a node has its replica of every shard that the map gives it,
+// with all that was committed when this was called, and a vote in each.
 func caughtUp(ctx context.Context, c *client.Client, name string) error {
 	var target map[uint32]uint64
 	for {
-		nodes, err := c.Status(ctx)
+		m, nodes, err := look(ctx, c)
 		if err == nil && target == nil {
 			target = committed(nodes)
 		}
 		if err == nil {
-			err = lacks(nodes, name, target)
+			err = lacks(m, nodes, name, target)
 		}
 		if err == nil {
 			return nil
@@ -288,8 +289,40 @@ func caughtUp(ctx context.Context, c *client.Client, name string) error {
 	}
 }
 
+// look asks for the map and for every node's status.
+func look(ctx context.Context, c *client.Client) (*sharding.Map, []client.Status, error) {
+	m, err := c.Nodes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	nodes, err := c.Status(ctx)
+	return m, nodes, err
+}
+
+// placed are the shards of which a node has replicas, once no replica is to be moved
+// any more.
+func placed(m *sharding.Map, name sharding.NodeID) (map[uint32]bool, error) {
+	if g := m.Moving(); g != nil {
+		return nil, fmt.Errorf("shard %d is moved", g.Shard)
+	}
+	if move, any := m.NextMove(); any {
+		return nil, fmt.Errorf("shard %d is to be moved", move.Shard)
+	}
+	shards := make(map[uint32]bool)
+	for _, g := range append([]sharding.Group{m.Meta}, m.Groups...) {
+		if g.Holds(name) {
+			shards[uint32(g.Shard)] = true
+		}
+	}
+	return shards, nil
+}
+
 // lacks says what a node lacks of a target.
-func lacks(nodes []client.Status, name string, target map[uint32]uint64) error {
+func lacks(m *sharding.Map, nodes []client.Status, name string, target map[uint32]uint64) error {
+	want, err := placed(m, sharding.NodeID(name))
+	if err != nil {
+		return err
+	}
 	votes := votesOf(nodes, name)
 	for _, n := range nodes {
 		if string(n.Node) != name {
@@ -298,8 +331,8 @@ func lacks(nodes []client.Status, name string, target map[uint32]uint64) error {
 		if n.Err != nil {
 			return n.Err
 		}
-		if len(n.Status.Shards) < len(target) {
-			return fmt.Errorf("it has %d replicas, want %d", len(n.Status.Shards), len(target))
+		if len(n.Status.Shards) < len(want) {
+			return fmt.Errorf("it has %d replicas, want %d", len(n.Status.Shards), len(want))
 		}
 		for _, s := range n.Status.Shards {
 			if want := target[uint32(s.Shard)]; s.Applied < want || !votes[uint32(s.Shard)] {
@@ -311,7 +344,9 @@ func lacks(nodes []client.Status, name string, target map[uint32]uint64) error {
 	return errors.New("it is no node of the cluster")
 }
 
-// votesOf are the shards whose leaders count on a node's vote.
+// votesOf are the shards whose leaders count on a node's vote, and on no other of its
+// data directories: a node that is being replaced is named once for the one that is
+// gone, until its leader has removed that, and once for the one that it has now.
 func votesOf(nodes []client.Status, name string) map[uint32]bool {
 	votes := make(map[uint32]bool)
 	for _, n := range nodes {
@@ -319,14 +354,22 @@ func votesOf(nodes []client.Status, name string) map[uint32]bool {
 			continue
 		}
 		for _, s := range n.Status.Shards {
-			for _, voter := range s.Voters {
-				if s.Role == "leader" && string(voter) == name {
-					votes[uint32(s.Shard)] = true
-				}
+			voters, others := count(s.Voters, name), count(s.Nonvoters, name)
+			if s.Role == "leader" && voters == 1 && others == 0 {
+				votes[uint32(s.Shard)] = true
 			}
 		}
 	}
 	return votes
+}
+
+func count(nodes []sharding.NodeID, name string) (n int) {
+	for _, node := range nodes {
+		if string(node) == name {
+			n++
+		}
+	}
+	return n
 }
 
 // committed is how far each shard is known to be.
@@ -347,9 +390,9 @@ func committed(nodes []client.Status) map[uint32]uint64 {
 // committed: until one more node may be lost.
 func Whole(ctx context.Context, c *client.Client) error {
 	for {
-		nodes, err := c.Status(ctx)
+		m, nodes, err := look(ctx, c)
 		if err == nil {
-			err = whole(nodes)
+			err = whole(m, nodes)
 		}
 		if err == nil {
 			return nil
@@ -361,14 +404,18 @@ func Whole(ctx context.Context, c *client.Client) error {
 }
 
 // whole says what a cluster lacks.
-func whole(nodes []client.Status) error {
+func whole(m *sharding.Map, nodes []client.Status) error {
 	target := committed(nodes)
 	for _, n := range nodes {
 		if n.Err != nil {
 			return fmt.Errorf("node %s: %w", n.Node, n.Err)
 		}
-		if len(n.Status.Shards) != len(target) {
-			return fmt.Errorf("node %s has %d replicas, want %d", n.Node, len(n.Status.Shards), len(target))
+		want, err := placed(m, n.Node)
+		if err != nil {
+			return err
+		}
+		if len(n.Status.Shards) != len(want) {
+			return fmt.Errorf("node %s has %d replicas, want %d", n.Node, len(n.Status.Shards), len(want))
 		}
 		for _, s := range n.Status.Shards {
 			if want := target[uint32(s.Shard)]; s.Leader == "" || s.Applied < want {

@@ -104,6 +104,10 @@ func kinds() []kind {
 
 // Times of faults. An election time-out is one second.
 const (
+	// stuckTime is when a shard that takes no writes between two rounds is stuck. What
+	// is promised, 10 s, is asked for at the end; in between a round may have left
+	// nodes that have much to read.
+	stuckTime = 20 * time.Second
 	// settle is how long all nodes are left alone, at least, between two rounds:
 	// shorter than an election, so that the next one may meet it. longestSettle is
 	// long enough for callers to get something done.

@@ -18,7 +18,8 @@ import (
 )
 
 // Nemesis does faults in rounds. The faults of a round overlap, and when the last
-// one is undone everybody is left alone for a moment. What is done, and for how
+// one is undone everybody is left alone for a moment, mostly after every shard takes
+// writes again. What is done, and for how
 // long, comes from the seed; what it meets does not.
 type Nemesis struct {
 	Nodes []*Node
@@ -34,8 +35,11 @@ type Nemesis struct {
 	// Replace has the node of that name, whose directory is empty now, take its own
 	// place, and returns when it has everything. Needed if nodes have disks.
 	Replace func(ctx context.Context, node *Node) error
-	History *History
-	Seed    uint64
+	// Recovered returns when every shard takes writes, or why none does when its
+	// context ends. nil: it is never waited for.
+	Recovered func(ctx context.Context) error
+	History   *History
+	Seed      uint64
 	// Kinds are the names of the faults to do; default all that can be.
 	Kinds []string
 	// AtOnce is how many faults a round has at most; default 1.
@@ -75,6 +79,9 @@ func (n *Nemesis) Run(ctx context.Context) ([]Fault, error) {
 	}
 	for round := 0; wait(ctx, between(random, settle, longestSettle)); round++ {
 		err := errors.Join(n.round(ctx, round, n.plan(random, round)), n.deaths())
+		if random.IntN(3) > 0 && err == nil { // else the next round meets what has not recovered
+			err = n.recovered(ctx)
+		}
 		if round == 0 && n.FirstDone != nil {
 			close(n.FirstDone)
 		}
@@ -83,6 +90,20 @@ func (n *Nemesis) Run(ctx context.Context) ([]Fault, error) {
 		}
 	}
 	return n.faults, nil
+}
+
+// recovered waits until every shard takes writes again. Without that, faults in quick
+// succession would find nothing that was acknowledged since the last one.
+func (n *Nemesis) recovered(ctx context.Context) error {
+	if n.Recovered == nil {
+		return nil
+	}
+	within, done := context.WithTimeout(ctx, stuckTime)
+	defer done()
+	if err := n.Recovered(within); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("nothing is wrong any more, and after %v %w", stuckTime, err)
+	}
+	return nil
 }
 
 // choose finds the kinds that can be done.

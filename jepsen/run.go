@@ -219,7 +219,7 @@ func (r *run) prepare(ctx context.Context) error {
 	r.prober = &Prober{Bucket: probing.Bucket, Now: r.history.Now}
 	r.nemesis = &Nemesis{
 		Nodes: r.cluster.Nodes, Points: r.cfg.Points, Clock: r.cfg.Clock, History: r.history, Seed: r.cfg.Seed,
-		Leaders: leadersBy(asking), Replace: r.cluster.Replace, Kinds: r.cfg.Faults, AtOnce: r.cfg.AtOnce, First: r.cfg.First,
+		Leaders: leadersBy(asking), Replace: r.cluster.Replace, Recovered: r.prober.Await, Kinds: r.cfg.Faults, AtOnce: r.cfg.AtOnce, First: r.cfg.First,
 	}
 	if r.cluster.net != nil {
 		r.nemesis.Net = r.cluster.net

@@ -35,7 +35,7 @@ var (
 var hunts = map[mutant.Name]hunt{
 	mutant.AckBeforeQuorum:     {faults: leaders},
 	mutant.ReadUnconfirmed:     {faults: leaders, tasks: []string{"registers", "sessions"}, pace: 800},
-	mutant.VerifyLeader:        {faults: []string{jepsen.PauseTwo, jepsen.Pause, jepsen.Isolate}, tasks: []string{"registers", "sessions"}, pace: 1500},
+	mutant.VerifyLeader:        {faults: []string{jepsen.PauseTwo, jepsen.Pause, jepsen.Latency}, tasks: []string{"registers", "sessions"}, pace: 1500},
 	mutant.JoinSentMessage:     {faults: []string{jepsen.PauseTwo, jepsen.Pause, jepsen.Isolate}, tasks: []string{"registers", "sessions"}, pace: 1500},
 	mutant.ReadBeforeOwnTerm:   {faults: []string{jepsen.KillLeader, jepsen.Isolate, jepsen.Pause}, tasks: []string{"registers", "sessions"}, pace: 1500},
 	mutant.ReadOwnReplica:      {faults: leaders},

@@ -25,8 +25,9 @@ var sorts = []sort{
 	{"mixed", func(*options) {}},
 	{"whole logs", func(o *options) { o.journalMiB = 0 }},
 	{"five nodes", func(o *options) { o.nodes = 5 }},
-	{"power cuts", func(o *options) {
-		o.faults, o.atOnce = []string{jepsen.PowerAll, jepsen.PowerOne, jepsen.WriteError, jepsen.SyncError}, 1
+	{"power cuts", func(o *options) { o.faults = []string{jepsen.PowerAll} }},
+	{"disks", func(o *options) {
+		o.faults, o.atOnce = []string{jepsen.PowerAll, jepsen.PowerOne, jepsen.WriteError, jepsen.SyncError, jepsen.DiskFull, jepsen.SlowSync, jepsen.HungSync, jepsen.FlippedBits}, 2
 	}},
 	{"network", func(o *options) {
 		o.faults = []string{jepsen.Halves, jepsen.Isolate, jepsen.Bridge, jepsen.OneWay, jepsen.Flapping, jepsen.Latency, jepsen.Loss, jepsen.Reorder, jepsen.Corrupt, jepsen.SlowLinks}
@@ -51,8 +52,8 @@ func nightlyCommand() *cobra.Command {
 		Use:   "nightly",
 		Short: "Make runs of all sorts, one after the other, for some hours",
 		Long: `Make runs of all sorts, one after the other: mixed faults, logs that stay whole, five
-nodes, power cuts, the network, crashes at named places, one leader at a time. Runs
-that pass leave run.json, runs that fail all there is. The last line has the totals.`,
+nodes, power cuts, disks, the network, crashes at named places, one leader at a time.
+Runs that pass leave run.json, runs that fail all there is. The last line has the totals.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.nightly(cmd.Context(), time.Duration(hours*float64(time.Hour)))
@@ -61,6 +62,7 @@ that pass leave run.json, runs that fail all there is. The last line has the tot
 	f := cmd.Flags()
 	f.Float64Var(&hours, "hours", 8, "for how long")
 	f.DurationVar(&o.time, "time", 5*time.Minute, "how long faults are done in one run")
+	f.IntVar(&o.pace, "pace", 800, "most calls a second of the task registers")
 	f.Uint64Var(&o.seed, "seed", 1, "where faults and calls come from; each run takes the next")
 	f.StringVar(&o.dir, "dir", "", "`folder` for the reports; default jepsen-runs/nightly and the time")
 	return cmd
