@@ -305,7 +305,7 @@ func placed(m *sharding.Map, name sharding.NodeID) (map[uint32]bool, error) {
 	if g := m.Moving(); g != nil {
 		return nil, fmt.Errorf("shard %d is moved", g.Shard)
 	}
-	if move, any := m.NextMove(); any {
+	if move, wanted := m.NextMove(); wanted {
 		return nil, fmt.Errorf("shard %d is to be moved", move.Shard)
 	}
 	shards := make(map[uint32]bool)
