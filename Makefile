@@ -120,6 +120,14 @@ test-jco: ## run the guests in examples in node, on hosts that are right and hos
 	done; \
 	node examples/conformance/jco/run.mjs $$work
 
+.PHONY: bench-compare
+bench-compare: build ## manykv beside etcd and Redis under the same load; the table goes into docs/performance.md (10 minutes)
+	@missing=(); command -v etcd >/dev/null || missing+=(etcd-server); command -v redis-server >/dev/null || missing+=(redis-server); \
+	if (($${#missing[@]})); then \
+		apt-get -qq update; DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$${missing[@]}" >/dev/null; \
+	fi
+	cd bench && go run . --manykv ../bin/manykv --into ../docs/performance.md $(BENCHFLAGS)
+
 .PHONY: bench-wasm
 bench-wasm: ## what a call, an instance and a batch on a cluster cost a WebAssembly guest
 	go test ./wasi -run '^$$' -bench . -benchmem

@@ -4,27 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strconv"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/manykv/manykv/client"
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/load"
 )
 
-// benchOps in the order they are run: deletions last, so that reads find what
-// they ask for.
-var benchOps = []string{"set-many", "get-many", "set", "get", "delete-many"}
-
-const benchHelp = `Measure a cluster: set-many, get-many, set, get and delete-many, one after the
-other, each for --duration, with random keys of a key space that is filled
-first and removed afterwards.
+const benchHelp = `Measure a cluster: set-many, get-many, set, get, mixed (nine get-many to a set-many)
+and delete-many, one after the other, each for --duration, with random keys of a key
+space that is filled first and removed afterwards.
 
 Latencies are per call. Values are random bytes. delete-many also meets keys
 that are gone already, which cost it the same.
@@ -35,14 +28,10 @@ throw away.`
 
 // benchOptions are the flags of bench.
 type benchOptions struct {
-	bucket    string
-	ops       []string
-	batch     int
-	valueSize int
-	keys      int
-	callers   int
-	duration  time.Duration
-	json      bool
+	load.Load
+	bucket string
+	ops    []string
+	json   bool
 }
 
 func (p *program) benchCommand() *cobra.Command {
@@ -63,58 +52,25 @@ func (p *program) benchCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.bucket, "bucket", "manykv-bench", "bucket to use; made if there is none of that name")
-	f.StringSliceVar(&o.ops, "ops", benchOps, "what to measure")
-	f.IntVar(&o.batch, "batch", 100, "keys in a call of set-many, get-many and delete-many")
-	f.IntVar(&o.valueSize, "value-size", 256, "bytes of a value")
-	f.IntVar(&o.keys, "keys", 100_000, "size of the key space")
-	f.IntVar(&o.callers, "callers", 16, "calls in flight")
-	f.DurationVar(&o.duration, "duration", 5*time.Second, "how long each operation is measured")
+	f.StringSliceVar(&o.ops, "ops", load.Ops, "what to measure")
+	f.IntVar(&o.Batch, "batch", 100, "keys in a call of set-many, get-many, mixed and delete-many")
+	f.IntVar(&o.ValueSize, "value-size", 256, "bytes of a value")
+	f.IntVar(&o.Keys, "keys", 100_000, "size of the key space")
+	f.IntVar(&o.Callers, "callers", 16, "calls in flight")
+	f.DurationVar(&o.Duration, "duration", 5*time.Second, "how long each operation is measured")
 	f.BoolVar(&o.json, "json", false, "print the results as JSON")
 	return p.calls(cmd)
 }
 
 func (o *benchOptions) check() error {
-	l := kv.Limits{}.WithDefaults()
-	for _, f := range []struct {
-		flag           string
-		got, min, most int
-	}{
-		{"batch", o.batch, 1, l.BatchKeys},
-		{"value-size", o.valueSize, 0, l.ValueBytes},
-		{"keys", o.keys, 1, 1 << 30},
-		{"callers", o.callers, 1, 1 << 12},
-	} {
-		if f.got < f.min || f.got > f.most {
-			return usagef("--%s %d, want %d to %d", f.flag, f.got, f.min, f.most)
-		}
+	err := o.Check(kv.Limits{}.WithDefaults())
+	if err == nil {
+		err = load.CheckOps(o.ops)
 	}
-	if o.batch*o.valueSize > l.BatchBytes/2 {
-		return usagef("--batch %d of --value-size %d is %d bytes, want at most %d", o.batch, o.valueSize, o.batch*o.valueSize, l.BatchBytes/2)
-	}
-	if o.duration <= 0 {
-		return usagef("--duration %v, want more than 0", o.duration)
-	}
-	for _, op := range o.ops {
-		if !slices.Contains(benchOps, op) {
-			return usagef("--ops %q, want some of %s", op, strings.Join(benchOps, ","))
-		}
+	if err != nil {
+		return usagef("%w", err)
 	}
 	return nil
-}
-
-// benchResult is what was measured of one operation.
-type benchResult struct {
-	Op          string  `json:"op"`
-	Calls       int64   `json:"calls"`
-	Keys        int64   `json:"keys"`
-	Errors      int64   `json:"errors"`
-	FirstError  string  `json:"first_error,omitempty"`
-	Seconds     float64 `json:"seconds"`
-	KeysPerSec  float64 `json:"keys_per_second"`
-	CallsPerSec float64 `json:"calls_per_second"`
-	P50         float64 `json:"p50_ms"`
-	P99         float64 `json:"p99_ms"`
-	P999        float64 `json:"p999_ms"`
 }
 
 // benchReport is the JSON of a run.
@@ -123,26 +79,31 @@ type benchReport struct {
 	ValueSize int           `json:"value_size"`
 	KeySpace  int           `json:"key_space"`
 	Callers   int           `json:"callers"`
-	Results   []benchResult `json:"results"`
+	Results   []load.Result `json:"results"`
 }
 
-func (p *program) bench(ctx context.Context, b benchBucket, o *benchOptions) (err error) {
-	w := newWorkload(b, o)
-	if err := w.sweep(ctx, p, "fill", w.fill); err != nil {
+func (p *program) bench(ctx context.Context, b load.Store, o *benchOptions) (err error) {
+	l := &o.Load
+	l.Store, l.Timeout = b, p.conn.timeout
+	l.Try = func(ctx context.Context, call func(context.Context) error) error {
+		return insist(ctx, p.conn.timeout, call)
+	}
+	if err := p.sweep(l, "fill", func(seen *load.Seen) error { return l.Fill(ctx, seen) }); err != nil {
 		return fmt.Errorf("fill the key space: %w", err)
 	}
 	defer func() { // also after Ctrl-C: a second one ends the process
-		if swept := w.sweep(context.WithoutCancel(ctx), p, "clean up", w.clean); swept != nil {
+		clean := func(seen *load.Seen) error { return l.Clean(context.WithoutCancel(ctx), seen) }
+		if swept := p.sweep(l, "clean up", clean); swept != nil {
 			err = errors.Join(err, fmt.Errorf("remove the key space: %w", swept))
 		}
 	}()
-	report := benchReport{Batch: o.batch, ValueSize: o.valueSize, KeySpace: o.keys, Callers: o.callers}
+	report := benchReport{Batch: o.Batch, ValueSize: o.ValueSize, KeySpace: o.Keys, Callers: o.Callers}
 	failed := int64(0)
-	for _, op := range benchOps {
+	for _, op := range load.Ops {
 		if !slices.Contains(o.ops, op) {
 			continue
 		}
-		r := p.measure(ctx, w, op)
+		r := p.measure(ctx, l, op)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -160,54 +121,28 @@ func (p *program) bench(ctx context.Context, b benchBucket, o *benchOptions) (er
 	return err
 }
 
-// measure runs one operation in all callers until its time is over.
-func (p *program) measure(ctx context.Context, w *workload, op string) benchResult {
-	ctx, done := context.WithTimeout(ctx, w.o.duration+p.conn.timeout)
-	defer done()
-	call, keys := w.call(op)
-	var calls, errs atomic.Int64
-	var first atomic.Pointer[string]
-	each := make([]histogram, w.o.callers)
+// measure runs one operation and shows how it goes.
+func (p *program) measure(ctx context.Context, l *load.Load, op string) load.Result {
+	var seen load.Seen
 	start := time.Now()
 	shown := startProgress(p.stderr, p.terminal, func() string {
-		return fmt.Sprintf("%s: %.0f keys/s, %s, %s", op, perSecond(float64(calls.Load()*keys), time.Since(start)),
-			count(calls.Load(), "call", "calls"), count(errs.Load(), "error", "errors"))
+		return fmt.Sprintf("%s: %.0f keys/s, %s, %s", op, perSecond(float64(seen.Keys.Load()), time.Since(start)),
+			count(seen.Calls.Load(), "call", "calls"), count(seen.Errors.Load(), "error", "errors"))
 	})
-	var all sync.WaitGroup
-	for i := range each {
-		all.Go(func() {
-			random := rand.New(rand.NewPCG(uint64(i), uint64(start.UnixNano())))
-			for time.Since(start) < w.o.duration && ctx.Err() == nil {
-				begun := time.Now()
-				if err := call(ctx, random); err != nil {
-					errs.Add(1)
-					first.CompareAndSwap(nil, new(err.Error()))
-					continue
-				}
-				each[i].add(time.Since(begun))
-				calls.Add(1)
-			}
-		})
-	}
-	all.Wait()
-	took := time.Since(start)
-	shown.Close()
-	sum := &each[0]
-	for i := range each[1:] {
-		sum.merge(&each[1+i])
-	}
-	r := benchResult{
-		Op: op, Calls: calls.Load(), Keys: calls.Load() * keys, Errors: errs.Load(), Seconds: took.Seconds(),
-		KeysPerSec: perSecond(float64(calls.Load()*keys), took), CallsPerSec: perSecond(float64(calls.Load()), took),
-		P50: milliseconds(sum.quantile(0.5)), P99: milliseconds(sum.quantile(0.99)), P999: milliseconds(sum.quantile(0.999)),
-	}
-	if text := first.Load(); text != nil {
-		r.FirstError = *text
-	}
-	return r
+	defer shown.Close()
+	return l.Measure(ctx, op, &seen)
 }
 
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+// sweep does something with the whole key space and shows how far it is.
+func (p *program) sweep(l *load.Load, what string, do func(*load.Seen) error) error {
+	var seen load.Seen
+	shown := startProgress(p.stderr, p.terminal, func() string {
+		done := seen.Keys.Load()
+		return fmt.Sprintf("%s %s: %d of %s", bar(done, int64(l.Keys)), what, done, count(l.Keys, "key", "keys"))
+	})
+	defer shown.Close()
+	return do(&seen)
+}
 
 func (p *program) printBench(r *benchReport) {
 	p.stdout.printf("%s, batches of %s, values of %s, %s\n\n", count(r.Callers, "caller", "callers"),
@@ -226,6 +161,3 @@ func (p *program) printBench(r *benchReport) {
 }
 
 func decimal(v float64, places int) string { return strconv.FormatFloat(v, 'f', places, 64) }
-
-// benchKey is the i-th key of the key space.
-func benchKey(i int) string { return "bench/" + strconv.Itoa(i) }

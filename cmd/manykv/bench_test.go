@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/load"
 )
 
 func TestBenchMeasuresEveryOperation(t *testing.T) {
@@ -18,7 +19,7 @@ func TestBenchMeasuresEveryOperation(t *testing.T) {
 			return nil
 		}
 		p, stdout, _ := newProgram("")
-		o := &benchOptions{ops: benchOps, batch: 10, valueSize: 8, keys: 95, callers: 3, duration: time.Second, json: true}
+		o := &benchOptions{Load: load.Load{Batch: 10, ValueSize: 8, Keys: 95, Callers: 3, Duration: time.Second}, ops: load.Ops, json: true}
 		if err := p.bench(t.Context(), m, o); err != nil {
 			t.Fatal(err)
 		}
@@ -26,16 +27,16 @@ func TestBenchMeasuresEveryOperation(t *testing.T) {
 		if err := json.Unmarshal(stdout.Bytes(), &report); err != nil {
 			t.Fatal(err)
 		}
-		if len(report.Results) != len(benchOps) {
-			t.Fatalf("got %d results, want %d", len(report.Results), len(benchOps))
+		if len(report.Results) != len(load.Ops) {
+			t.Fatalf("got %d results, want %d", len(report.Results), len(load.Ops))
 		}
 		for i, r := range report.Results {
 			keys := int64(10)
 			if r.Op == "set" || r.Op == "get" {
 				keys = 1
 			}
-			if r.Op != benchOps[i] || r.Calls != 3000 || r.Keys != 3000*keys || r.Errors != 0 || r.CallsPerSec != 3000 {
-				t.Errorf("got %+v, want 3000 calls of %d keys in a second of %s", r, keys, benchOps[i])
+			if r.Op != load.Ops[i] || r.Calls != 3000 || r.Keys != 3000*keys || r.Errors != 0 || r.CallsPerSec != 3000 {
+				t.Errorf("got %+v, want 3000 calls of %d keys in a second of %s", r, keys, load.Ops[i])
 			}
 			if r.P50 != 1 || r.P999 != 1 {
 				t.Errorf("%s: got p50 %v ms and p99.9 %v ms, want 1", r.Op, r.P50, r.P999)
@@ -49,14 +50,12 @@ func TestBenchMeasuresEveryOperation(t *testing.T) {
 
 func TestBenchReadsWhatItHasWritten(t *testing.T) {
 	m := newMemory()
-	o := &benchOptions{batch: 10, valueSize: 8, keys: 95, callers: 3}
-	w := newWorkload(m, o)
-	p, _, _ := newProgram("")
-	if err := w.sweep(t.Context(), p, "fill", w.fill); err != nil {
+	l := load.Load{Store: m, Batch: 10, ValueSize: 8, Keys: 95, Callers: 3}
+	if err := l.Fill(t.Context(), new(load.Seen)); err != nil {
 		t.Fatal(err)
 	}
-	if len(m.values) != o.keys || len(m.values[benchKey(94)]) != o.valueSize || m.calls != 10 {
-		t.Errorf("got %d keys in %d calls, want %d of %d bytes in 10", len(m.values), m.calls, o.keys, o.valueSize)
+	if len(m.values) != l.Keys || len(m.values[load.Key(94)]) != l.ValueSize || m.calls != 10 {
+		t.Errorf("got %d keys in %d calls, want %d of %d bytes in 10", len(m.values), m.calls, l.Keys, l.ValueSize)
 	}
 }
 
@@ -71,7 +70,7 @@ func TestCallsThatFailAreCountedAndFailTheBench(t *testing.T) {
 			return nil
 		}
 		p, stdout, stderr := newProgram("")
-		o := &benchOptions{ops: []string{"get"}, batch: 10, valueSize: 8, keys: 95, callers: 1, duration: time.Second}
+		o := &benchOptions{Load: load.Load{Batch: 10, ValueSize: 8, Keys: 95, Callers: 1, Duration: time.Second}, ops: []string{"get"}}
 		err := p.bench(t.Context(), m, o)
 		if err == nil || !strings.Contains(err.Error(), "494 calls failed") {
 			t.Errorf("got %v, want 494 calls that failed", err)
