@@ -35,6 +35,15 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "$$package"; \
 		done
 
+.PHONY: image
+image: build ## build the container image manykv:latest (needs Docker)
+	@context=$$(mktemp -d); trap 'rm -rf "$$context"' EXIT; mkdir $$context/data; cp bin/manykv $$context/; \
+	docker build -t manykv:latest -f deploy/Dockerfile $$context
+
+.PHONY: test-docker
+test-docker: build ## three containers: data, one killed, one replaced (root or a Docker engine, 2 minutes)
+	scripts/docker.sh bin/manykv
+
 .PHONY: demo
 demo: build ## tour of a local cluster, checked at every step
 	scripts/demo.sh bin/manykv

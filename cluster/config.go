@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"time"
 
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
@@ -49,13 +50,16 @@ type Config struct {
 	RequestBytes int64
 	// Limits bound each request; see kv.Limits for the defaults.
 	Limits kv.Limits
+	// SlowCall is how long a request for parts of a batch takes that is logged, with
+	// where its time went; 0: 1 s, below 0: none is.
+	SlowCall time.Duration
 	// Logger hears what the node does; default: nothing is logged.
 	Logger *slog.Logger
 	// Version is shown in the status.
 	Version string
 }
 
-// The defaults and minimums of JournalBytes and RequestBytes.
+// Defaults and minimums.
 const (
 	// DefaultJournalBytes is some seconds of the heaviest load, and what a start
 	// reads at most, in a few seconds.
@@ -66,6 +70,9 @@ const (
 	// DefaultRequestBytes is four of the largest batches at once, or thousands of
 	// ordinary ones.
 	DefaultRequestBytes = 128 << 20
+	// DefaultSlowCall is far more than any call takes while nothing is wrong, and
+	// less than an election.
+	DefaultSlowCall = time.Second
 	// MinRequestBytes still lets the smaller requests through.
 	MinRequestBytes = 1 << 20
 )
@@ -85,6 +92,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.RequestBytes == 0 {
 		c.RequestBytes = DefaultRequestBytes
+	}
+	if c.SlowCall == 0 {
+		c.SlowCall = DefaultSlowCall
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

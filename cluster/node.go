@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/manykv/manykv/coordinator"
 	"github.com/manykv/manykv/fsm"
@@ -39,6 +40,9 @@ type Node struct {
 	gossip  *gossip
 	confirm *confirmer
 	coord   *coordinator.Coordinator
+
+	meter    *meter
+	observed []prometheus.Collector // of the meter
 
 	replicas atomic.Pointer[map[sharding.Shard]*replica] // only the control goroutine replaces it
 	current  atomic.Pointer[sharding.Map]                // the newest map; nil until there is one
@@ -79,6 +83,7 @@ func Open(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
 	n := &Node{cfg: cfg, newMap: make(chan struct{}, 1), behind: make(chan struct{}, 1), led: make(map[sharding.Shard]spreadState), work: make(chan struct{}, 1), deleted: make(chan struct{}, 1), opened: make(chan struct{})}
+	n.meter, n.observed = newMeter()
 	n.ctx, n.stop = context.WithCancelCause(context.Background())
 	n.replicas.Store(&map[sharding.Shard]*replica{})
 	n.proposed.most, n.answered.most = cfg.RequestBytes, cfg.RequestBytes
@@ -139,6 +144,7 @@ func certIdentity(certFile, keyFile string) (transport.Identity, error) {
 func (n *Node) openStores() (err error) {
 	n.logs, err = raftlog.Open(raftlog.Config{
 		Dir: n.dir.path, Store: n.cfg.LogStore, JournalBytes: n.cfg.JournalBytes, Fatal: n.failDisk, Logger: n.cfg.Logger,
+		Committed: n.meter.committed,
 	})
 	if err != nil {
 		return err

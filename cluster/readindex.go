@@ -103,9 +103,24 @@ type confirmer struct {
 	stop context.CancelFunc
 	all  sync.WaitGroup
 
-	mu    sync.Mutex
+	mu    sync.Mutex                // guards the fields below
 	open  map[subject]*confirmation // not sealed yet
 	peers map[raft.ServerID]*peer
+	count readStats
+}
+
+// readStats count since the start.
+type readStats struct {
+	reads         uint64 // that began a confirmation or joined one
+	confirmations uint64
+	failed        uint64 // confirmations without a majority
+	messages      uint64 // sent to peers
+}
+
+func (c *confirmer) stats() readStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.count
 }
 
 // peer is the mailbox of one peer's goroutine.
@@ -141,9 +156,11 @@ func (c *confirmer) close() {
 func (c *confirmer) begin(r subject) *confirmation {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.count.reads++
 	if k := c.open[r]; k != nil {
 		return k
 	}
+	c.count.confirmations++
 	k := &confirmation{r: r, done: make(chan struct{})}
 	if mutant.On(mutant.ReadUnconfirmed) {
 		if c.seal(k) {
@@ -224,6 +241,9 @@ func (c *confirmer) end(k *confirmation, err error) {
 		return
 	}
 	k.ended, k.err = true, err
+	if err != nil {
+		c.count.failed++
+	}
 	if c.open[k.r] == k {
 		delete(c.open, k.r)
 	}
@@ -268,6 +288,9 @@ func (c *confirmer) take(p *peer) (asked []*confirmation, asks []ask) {
 		}
 	}
 	p.mail = nil
+	if len(asked) > 0 {
+		c.count.messages++
+	}
 	return asked, asks
 }
 

@@ -25,7 +25,7 @@ type reading struct {
 
 // serveReads confirms all parts at once, then reads each from this node's
 // replica.
-func (n *Node) serveReads(ctx context.Context, q *coordinator.Request) []byte {
+func (n *Node) serveReads(ctx context.Context, q *coordinator.Request, s *served) []byte {
 	reads := make([]reading, len(q.Parts))
 	var following []*reading
 	for i := range q.Parts {
@@ -49,6 +49,7 @@ func (n *Node) serveReads(ctx context.Context, q *coordinator.Request) []byte {
 		}
 	}
 	n.askLeaders(ctx, following)
+	s.spent(stageConfirm)
 	near := ctx
 	if len(following) > 0 {
 		var done context.CancelFunc
@@ -62,7 +63,7 @@ func (n *Node) serveReads(ctx context.Context, q *coordinator.Request) []byte {
 		if reads[i].follow {
 			wait = near
 		}
-		n.read(wait, &reads[i], q, &p)
+		n.read(wait, &reads[i], q, &p, s)
 	}
 	return p.Bytes()
 }
@@ -131,18 +132,21 @@ func (n *Node) askLeader(ctx context.Context, leader sharding.NodeID, reads []*r
 }
 
 // read waits until the replica has what the read must see, and answers it.
-func (n *Node) read(ctx context.Context, rd *reading, q *coordinator.Request, p *page) {
+func (n *Node) read(ctx context.Context, rd *reading, q *coordinator.Request, p *page, s *served) {
 	if rd.answer == nil {
-		n.await(ctx, rd)
+		n.await(ctx, rd, s)
 	}
 	if rd.answer != nil {
+		s.answered(rd.answer)
 		p.Part(rd.answer)
 		return
 	}
+	defer s.spent(stageRead)
 	before := p.Len()
 	p.OpenPart(&coordinator.PartAnswer{Shard: rd.part.Shard, Leader: rd.r.leader()})
 	err := p.fill(rd, q)
 	if err == nil {
+		s.done += len(rd.part.Keys)
 		p.ClosePart()
 		return
 	}
@@ -151,6 +155,7 @@ func (n *Node) read(ctx context.Context, rd *reading, q *coordinator.Request, p 
 	if code == kv.CodeUnknown {
 		code = kv.CodeUnavailable // of a read: it did not happen
 	}
+	s.came(outcomeOfCode(code))
 	p.Part(&coordinator.PartAnswer{Shard: rd.part.Shard, Status: coordinator.StatusRefused, Code: code, Detail: err.Error()})
 }
 
@@ -240,13 +245,15 @@ func (p *page) list(rd *reading, q *coordinator.Request) error {
 }
 
 // await waits for a leader's confirmation, then for the machine.
-func (n *Node) await(ctx context.Context, rd *reading) {
+func (n *Node) await(ctx context.Context, rd *reading, s *served) {
 	var err error
 	if rd.begun != nil {
 		rd.index, err = rd.begun.wait(ctx)
+		s.spent(stageConfirm)
 	}
 	if err == nil {
 		err = rd.r.machine.Wait(ctx, rd.index)
+		s.spent(stageApply)
 		if err != nil && rd.follow {
 			err = errNotLeader // the leader has it
 		}

@@ -14,7 +14,7 @@ import (
 func (n *Node) sizes(s *coordinator.NodeStatus) {
 	journal := n.logs.Size()
 	s.JournalBytes, s.JournalLive = uint64(journal.Journal), uint64(journal.Live)
-	s.StoreBytes = n.store.DiskBytes()
+	s.StoreBytes = n.store.Stats().DiskBytes
 	s.MemoryBytes = residentBytes()
 	s.Goroutines = runtime.NumGoroutine()
 	s.OpenFiles = openFiles()

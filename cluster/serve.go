@@ -63,7 +63,10 @@ func (n *Node) handle(ctx context.Context, from transport.Identity, method byte,
 	case coordinator.MethodBatch:
 		ctx, done := early(ctx)
 		defer done()
-		return n.coord.ServeBatch(ctx, request)
+		began := time.Now()
+		answer, err := n.coord.ServeBatch(ctx, request)
+		n.measuredBatch(request, answer, time.Since(began))
+		return answer, err
 	case coordinator.MethodBuckets:
 		return n.serveBuckets(ctx, request)
 	case coordinator.MethodCatalog:
@@ -110,19 +113,29 @@ func (n *Node) serveParts(ctx context.Context, request []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := beginServed(q)
+	answer := n.serveRequest(ctx, q, s)
+	n.measured(s, len(request), len(answer))
+	return answer, nil
+}
+
+func (n *Node) serveRequest(ctx context.Context, q *coordinator.Request, s *served) []byte {
 	m := n.current.Load()
 	if m == nil || m.Epoch < q.Epoch {
 		m = n.catchUp(ctx, q.Epoch)
+		s.spent(stageMap)
 	}
 	switch {
 	case m == nil:
-		return refuseAll(q, nil, &coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeUnavailable, Detail: "node " + string(n.name) + " has no map that new"}), nil
+		s.came(outcomeUnavailable)
+		return refuseAll(q, nil, &coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeUnavailable, Detail: "node " + string(n.name) + " has no map that new"})
 	case m.Epoch > q.Epoch:
-		return refuseAll(q, m, &coordinator.PartAnswer{Status: coordinator.StatusStaleMap}), nil
+		s.came(outcomeRedirected)
+		return refuseAll(q, m, &coordinator.PartAnswer{Status: coordinator.StatusStaleMap})
 	case q.Op == coordinator.OpGet, q.Op == coordinator.OpExists, q.Op == coordinator.OpList:
-		return n.serveReads(ctx, q), nil
+		return n.serveReads(ctx, q, s)
 	default:
-		return n.serveWrites(ctx, q), nil
+		return n.serveWrites(ctx, q, s)
 	}
 }
 
@@ -147,25 +160,29 @@ func (n *Node) notLeader(r *replica) coordinator.PartAnswer {
 }
 
 // serveWrites proposes the commands of every part, then waits for all of them.
-func (n *Node) serveWrites(ctx context.Context, q *coordinator.Request) []byte {
+func (n *Node) serveWrites(ctx context.Context, q *coordinator.Request, s *served) []byte {
 	answers := make([]coordinator.PartAnswer, len(q.Parts))
 	proposals := make([]proposal, len(q.Parts))
 	for i := range q.Parts {
 		p := &q.Parts[i]
 		r := n.replica(p.Shard)
-		switch err := n.checkCommands(q.Op, p.Commands); {
+		keys, err := n.checkCommands(q.Op, p.Commands)
+		s.asked += keys
+		switch {
 		case err != nil:
 			answers[i] = coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeOf(err), Detail: err.Error()}
 		case r == nil || r.data == nil || !r.leads():
 			answers[i] = n.notLeader(r)
 		default:
 			answers[i].Leader = n.name
+			s.done += keys
 			if proposals[i], err = r.propose(ctx, p.Commands); err != nil {
 				answers[i] = coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeOf(err), Detail: err.Error()}
 			}
 		}
 		answers[i].Shard = p.Shard
 	}
+	s.spent(stagePropose)
 	w := coordinator.NewAnswer(nil, len(q.Parts))
 	for i := range q.Parts {
 		a := &answers[i]
@@ -173,8 +190,10 @@ func (n *Node) serveWrites(ctx context.Context, q *coordinator.Request) []byte {
 			a.Results = proposals[i].wait(ctx)
 			n.noteWrite(a, proposals[i].r, len(q.Parts[i].Commands))
 		}
+		s.answered(a)
 		w.Part(a)
 	}
+	s.spent(stageCommit)
 	return w.Bytes()
 }
 
@@ -191,18 +210,22 @@ func (n *Node) noteWrite(a *coordinator.PartAnswer, r *replica, asked int) {
 	}
 }
 
-// checkCommands checks what a client sent before it reaches the log.
-func (n *Node) checkCommands(op coordinator.Op, commands [][]byte) error {
+// checkCommands checks what a client sent before it reaches the log, and counts the
+// keys: one value in several commands is that of the last.
+func (n *Node) checkCommands(op coordinator.Op, commands [][]byte) (keys int, err error) {
 	for i, c := range commands {
 		w, err := n.cfg.Limits.CheckWrite(c)
 		if err == nil && (!op.Carries(&w) || w.Bucket == 0) {
 			err = fmt.Errorf("%w: command kind %d on bucket %d in a request to %s", kv.ErrInvalid, w.Kind, w.Bucket, op)
 		}
 		if err != nil {
-			return fmt.Errorf("command %d of %d: %w", i, len(commands), err)
+			return 0, fmt.Errorf("command %d of %d: %w", i, len(commands), err)
+		}
+		if w.Kind != kv.KindPiece {
+			keys += w.Count
 		}
 	}
-	return nil
+	return keys, nil
 }
 
 // serveBuckets does a bucket operation, if this node leads the meta group.

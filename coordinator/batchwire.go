@@ -185,6 +185,17 @@ func (c *Coordinator) ServeBatch(ctx context.Context, request []byte) ([]byte, e
 	return append(appendFailure(make([]byte, 0, len(items)+16), err), items...), nil
 }
 
+// Glance says of a batch that ServeBatch answered what it was and what became of it, to
+// count it by; false if the request was malformed.
+func Glance(request, answer []byte) (op Op, code kv.Code, ok bool) {
+	const opAt, codeAt = 1, 1 // behind the version
+	if len(request) <= opAt || len(answer) <= codeAt {
+		return 0, 0, false
+	}
+	op = Op(request[opAt])
+	return op, kv.Code(answer[codeAt]), op >= OpGet && op < OpCount
+}
+
 // serveGet reads keys and encodes what it found.
 func (c *Coordinator) serveGet(ctx context.Context, r *BatchRequest) ([]byte, error) {
 	if err := c.cfg.Limits.CheckKeys(r.Keys); err != nil {

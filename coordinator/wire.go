@@ -69,6 +69,9 @@ const (
 	OpIncrement Op = 5 // a command that adds to a number
 	OpSwap      Op = 6 // a command that sets a key which has an expected version
 	OpList      Op = 7 // keys in the order of their hashes
+
+	// OpCount is one more than the greatest of them.
+	OpCount = OpList + 1
 )
 
 func (op Op) reads() bool { return op == OpGet || op == OpExists || op == OpList }

@@ -720,7 +720,7 @@ func TestManyTables(t *testing.T) {
 	if got, want := hashOf(t, dataOf(t, s, 1)), hashOf(t, from); got != want {
 		t.Errorf("hash %+v, want %+v", got, want)
 	}
-	if got := s.DiskBytes(); got < 3_000_000 || got > 4_000_000 {
+	if got := s.Stats().DiskBytes; got < 3_000_000 || got > 4_000_000 {
 		t.Errorf("%d bytes on the disk, want some 3,000,000", got)
 	}
 }
@@ -807,7 +807,7 @@ func TestCloseEndsStreamsAndStagings(t *testing.T) {
 			t.Errorf("%s: %v, want %v", call, err, ErrClosed)
 		}
 	}
-	if got := s.DiskBytes(); got != 0 {
+	if got := s.Stats().DiskBytes; got != 0 {
 		t.Errorf("%d bytes on the disk of a closed store", got)
 	}
 	names, err := mem.List(testDir + "/" + stageDir)

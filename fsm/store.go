@@ -289,14 +289,25 @@ func (s *Store) endOpen() error {
 	return err
 }
 
-// DiskBytes returns how much room Pebble's files take on the disk; 0 once the
-// store is closed.
-func (s *Store) DiskBytes() uint64 {
+// Stats are what Pebble tells of itself; counters are since Open.
+type Stats struct {
+	DiskBytes              uint64 // taken by its files
+	CacheHits, CacheMisses uint64 // of blocks in its cache
+	Flushes, Compactions   uint64
+	CompactionDebt         uint64 // bytes that wait to be compacted, as estimated
+}
+
+// Stats returns them; zeros once the store is closed.
+func (s *Store) Stats() Stats {
 	if s.acquire() != nil {
-		return 0
+		return Stats{}
 	}
 	defer s.release()
-	return s.db.Metrics().DiskSpaceUsage()
+	m := s.db.Metrics()
+	return Stats{
+		DiskBytes: m.DiskSpaceUsage(), CacheHits: uint64(m.BlockCache.Hits), CacheMisses: uint64(m.BlockCache.Misses),
+		Flushes: uint64(m.Flush.Count), Compactions: uint64(m.Compact.Count), CompactionDebt: m.Compact.EstimatedDebt,
+	}
 }
 
 // Data returns the machine of a data shard: always the same one, because a

@@ -179,6 +179,7 @@ func (l *Log) commit(b *batch) {
 		}
 	}
 	l.account(b, took, live)
+	l.committed(len(b.buf), took)
 	b.crashPoint(crashVisible)
 }
 

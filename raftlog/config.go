@@ -80,6 +80,10 @@ type Config struct {
 	// It runs on a goroutine of the log and so must not call Close. nil panics.
 	Fatal  func(error)
 	Logger *slog.Logger // nil discards
+
+	// Committed, if set, hears of each record that became durable: its bytes and how
+	// long writing and syncing it took. Callers wait for it.
+	Committed func(bytes int, took time.Duration)
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -113,6 +117,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Committed == nil {
+		c.Committed = func(int, time.Duration) {}
 	}
 	return c, nil
 }

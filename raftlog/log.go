@@ -23,6 +23,7 @@ type journal interface {
 // Log is the journal of one node, shared by the logs of all its replicas.
 type Log struct {
 	gather      time.Duration
+	committed   func(bytes int, took time.Duration)
 	limit       int64  // Config.JournalBytes
 	commitBytes int    // the most a record may have
 	deletePiece uint64 // the most records to delete at once
@@ -68,6 +69,7 @@ func Open(cfg Config) (*Log, error) {
 func newLog(cfg Config, j journal) *Log {
 	l := &Log{
 		gather:      cfg.Gather,
+		committed:   cfg.Committed,
 		limit:       cfg.JournalBytes,
 		commitBytes: cfg.commitBytes(),
 		deletePiece: math.MaxUint64,

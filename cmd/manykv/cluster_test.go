@@ -17,6 +17,7 @@ import (
 
 	"github.com/manykv/manykv/cluster"
 	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/load"
 )
 
 // TestALocalCluster is the life of one, in the order of a user's first day.
@@ -25,7 +26,8 @@ func TestALocalCluster(t *testing.T) {
 		t.Skip("starts real processes")
 	}
 	s := &site{t, t.TempDir()}
-	up := s.background("up", "--port", strconv.Itoa(takePort(t)))
+	monitor := takeTCPPorts(t, 3)
+	up := s.background("up", "--port", strconv.Itoa(takePort(t)), "--http", strconv.Itoa(monitor))
 	up.says("The cluster serves, until Ctrl-C.")
 	for _, c := range []struct {
 		name string
@@ -41,6 +43,7 @@ func TestALocalCluster(t *testing.T) {
 		{"import", testImport},
 		{"bench and status", testBenchAndStatus},
 		{"wasm guests", testWasm},
+		{"metrics and health", func(t *testing.T, s *site) { testMetricsAndHealth(t, s, monitor) }},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, &site{t, s.dir}) })
 	}
@@ -339,8 +342,8 @@ func testImport(t *testing.T, s *site) {
 func testBenchAndStatus(t *testing.T, s *site) {
 	var report benchReport
 	got := s.must("", "bench", "--duration", "100ms", "--keys", "500", "--callers", "2", "--json")
-	if err := json.Unmarshal([]byte(got), &report); err != nil || len(report.Results) != len(benchOps) {
-		t.Fatalf("got %s, %v, want a result of each of %v", got, err, benchOps)
+	if err := json.Unmarshal([]byte(got), &report); err != nil || len(report.Results) != len(load.Ops) {
+		t.Fatalf("got %s, %v, want a result of each of %v", got, err, load.Ops)
 	}
 	for _, r := range report.Results {
 		if r.Calls == 0 || r.Errors != 0 || r.P50 <= 0 || r.P99 < r.P50 {

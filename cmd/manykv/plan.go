@@ -31,6 +31,7 @@ type plan struct {
 	Nodes  int   `toml:"nodes"`
 	Shards int   `toml:"shards"`
 	Ports  []int `toml:"ports"` // one for each node
+	HTTP   int   `toml:"http"`  // of the first node; 0: none
 }
 
 func nodeName(i int) string { return "n" + strconv.Itoa(i+1) }
@@ -73,7 +74,7 @@ func (pl *plan) checkSame(dir string, o *upOptions, given func(flag string) bool
 		flag      string
 		got, want int
 	}{
-		{"nodes", o.nodes, pl.Nodes}, {"shards", o.shards, pl.Shards}, {"port", o.port, pl.Ports[0]},
+		{"nodes", o.nodes, pl.Nodes}, {"shards", o.shards, pl.Shards}, {"port", o.port, pl.Ports[0]}, {"http", o.http, pl.HTTP},
 	} {
 		if given(f.flag) && f.got != f.want {
 			want := strconv.Itoa(f.want)
@@ -94,7 +95,7 @@ func makePlan(dir string, o *upOptions) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	pl := &plan{Nodes: o.nodes, Shards: o.shards, Ports: ports}
+	pl := &plan{Nodes: o.nodes, Shards: o.shards, Ports: ports, HTTP: o.http}
 	if err := pl.makeCerts(dir); err != nil {
 		return nil, err
 	}
@@ -111,7 +112,10 @@ func makePlan(dir string, o *upOptions) (*plan, error) {
 
 // serverConfig is a node's configuration, with paths that start at its folder.
 func (pl *plan) serverConfig(i int) *serverConfig {
-	name := nodeName(i)
+	name, monitor := nodeName(i), ""
+	if pl.HTTP != 0 {
+		monitor = net.JoinHostPort(loopback, strconv.Itoa(pl.HTTP+i))
+	}
 	return &serverConfig{
 		Name:            name,
 		DataDir:         name,
@@ -123,6 +127,7 @@ func (pl *plan) serverConfig(i int) *serverConfig {
 		Join:            pl.addrs(),
 		BootstrapExpect: pl.Nodes,
 		Shards:          pl.Shards,
+		HTTP:            monitor,
 	}
 }
 

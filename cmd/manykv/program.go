@@ -143,7 +143,7 @@ func (p *program) root() *cobra.Command {
 		&cobra.Group{ID: "cluster", Title: "Clusters:"},
 		&cobra.Group{ID: "data", Title: "Data:"},
 	)
-	for _, c := range []*cobra.Command{p.upCommand(), p.serverCommand(), p.certCommand(), p.statusCommand(), p.nodeCommand(), p.benchCommand(), p.debugCommand()} {
+	for _, c := range []*cobra.Command{p.upCommand(), p.serverCommand(), p.certCommand(), p.statusCommand(), p.healthCommand(), p.nodeCommand(), p.benchCommand(), p.debugCommand()} {
 		c.GroupID = "cluster"
 		root.AddCommand(c)
 	}

@@ -93,27 +93,37 @@ func (p *program) serve(ctx context.Context, cfg *serverConfig) error {
 	if err := cfg.checkFiles(); err != nil {
 		return fmt.Errorf("start %s: %w", cfg.title(), err)
 	}
+	slow, err := cfg.slowCall()
+	if err != nil {
+		return err
+	}
 	logger := slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: level}))
 	node, err := cluster.Open(cluster.Config{
 		Name: cfg.Name, DataDir: cfg.DataDir, Listen: cfg.Listen, Advertise: cfg.Advertise,
 		CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, GossipKeyFile: cfg.GossipKeyFile,
 		Join: cfg.Join, BootstrapExpect: cfg.BootstrapExpect, Shards: cfg.Shards, Replicas: cfg.Replicas,
-		LogStore: cfg.LogStore, JournalBytes: cfg.JournalBytes, RequestBytes: cfg.RequestBytes, Limits: cfg.limits(), Logger: logger, Version: version(),
+		LogStore: cfg.LogStore, JournalBytes: cfg.JournalBytes, RequestBytes: cfg.RequestBytes, SlowCall: slow,
+		Limits: cfg.limits(), Logger: logger, Version: version(),
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", cfg.title(), err)
 	}
 	cfg.Name = node.Name() // the certificate's, if none was given
 	logger.Info("node started", "node", cfg.Name, "addr", node.Addr(), "data", cfg.DataDir, "version", version())
-	select {
-	case <-ctx.Done():
-		logger.Info("node stops", "why", context.Cause(ctx))
-	case <-node.Done():
+	monitor, failed := listenHTTP(ctx, cfg.HTTP)
+	if failed == nil {
+		monitor.serve(node, cfg.PProf, logger)
+		select {
+		case <-ctx.Done():
+			logger.Info("node stops", "why", context.Cause(ctx))
+		case <-node.Done():
+		}
+		failed = node.Err()
 	}
 	// What ctx says has come true; the handing over has its own time.
 	closing, done := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer done()
-	if err := errors.Join(node.Err(), node.Close(closing)); err != nil {
+	if err := errors.Join(failed, node.Close(closing), monitor.Close()); err != nil {
 		return fmt.Errorf("node %s: %w", cfg.Name, err)
 	}
 	logger.Info("node stopped", "node", cfg.Name)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/pflag"
@@ -39,6 +40,9 @@ type serverConfig struct {
 	LogLevel        string   `toml:"log_level,omitempty"`
 	JournalBytes    int64    `toml:"journal_bytes,omitempty"`
 	RequestBytes    int64    `toml:"request_bytes,omitempty"`
+	HTTP            string   `toml:"http,omitempty"`
+	PProf           bool     `toml:"pprof,omitempty"`
+	SlowCall        string   `toml:"slow_call,omitempty"`
 	MaxKeyBytes     int      `toml:"max_key_bytes,omitempty"`
 	MaxValueBytes   int      `toml:"max_value_bytes,omitempty"`
 	MaxBatchKeys    int      `toml:"max_batch_keys,omitempty"`
@@ -49,7 +53,7 @@ type serverConfig struct {
 // MANYKV_DATA_DIR in the environment.
 type setting struct {
 	name     string
-	field    func(*serverConfig) any // *string, *int, *int64 or *[]string
+	field    func(*serverConfig) any // *string, *bool, *int, *int64 or *[]string
 	required bool
 	path     bool // a relative one in a file starts at the file's folder
 	help     string
@@ -89,6 +93,12 @@ var settings = []setting{
 		help: fmt.Sprintf("size of the log of all shards at which the node takes snapshots and cuts it, at least %d; 0: %d", cluster.MinJournalBytes, cluster.DefaultJournalBytes)},
 	{name: "request_bytes", field: func(c *serverConfig) any { return &c.RequestBytes },
 		help: fmt.Sprintf("most bytes of requests being received or served, and as many of writes under way and of answers being made; what is more is refused as busy; at least %d; 0: %d", cluster.MinRequestBytes, cluster.DefaultRequestBytes)},
+	{name: "http", field: func(c *serverConfig) any { return &c.HTTP },
+		help: "TCP address of /metrics, /healthz and /readyz, `host:port` (default: they are not served); whoever reaches it may read them"},
+	{name: "pprof", field: func(c *serverConfig) any { return &c.PProf },
+		help: "serve Go's profiles there too, under /debug/pprof/"},
+	{name: "slow_call", field: func(c *serverConfig) any { return &c.SlowCall },
+		help: fmt.Sprintf("how long a request takes that is logged, with where its time went, as 250ms; off: none is (default %v)", cluster.DefaultSlowCall)},
 	{name: "max_key_bytes", field: func(c *serverConfig) any { return &c.MaxKeyBytes },
 		help: fmt.Sprintf("longest key; 0: %d", kv.Limits{}.WithDefaults().KeyBytes)},
 	{name: "max_value_bytes", field: func(c *serverConfig) any { return &c.MaxValueBytes },
@@ -108,6 +118,8 @@ func addSettings(flags *pflag.FlagSet, into *serverConfig) {
 		switch field := s.field(into).(type) {
 		case *string:
 			flags.StringVar(field, s.flag(), "", s.help)
+		case *bool:
+			flags.BoolVar(field, s.flag(), false, s.help)
 		case *int:
 			flags.IntVar(field, s.flag(), 0, s.help)
 		case *int64:
@@ -199,10 +211,28 @@ func (c *serverConfig) check() error {
 	if _, err := c.level(); err != nil {
 		return err
 	}
+	if _, err := c.slowCall(); err != nil {
+		return err
+	}
 	if err := c.checkLimits(); err != nil {
 		return err
 	}
 	return c.checkAddrs()
+}
+
+// slowCall is as cluster.Config has it: 0 is the default, below 0 is off.
+func (c *serverConfig) slowCall() (time.Duration, error) {
+	switch c.SlowCall {
+	case "":
+		return 0, nil
+	case "off":
+		return -1, nil
+	}
+	d, err := time.ParseDuration(c.SlowCall)
+	if err != nil || d <= 0 {
+		return 0, usagef("slow_call %q, want a time more than 0, like 250ms, or off", c.SlowCall)
+	}
+	return d, nil
 }
 
 func (c *serverConfig) checkAddrs() error {
@@ -225,6 +255,14 @@ func (c *serverConfig) checkAddrs() error {
 		if err := checkAddr(addr); err != nil {
 			return usagef("join %w", err)
 		}
+	}
+	if c.HTTP != "" {
+		if _, _, err := splitAddr(c.HTTP); err != nil {
+			return usagef("http %q, want host:port: %w", c.HTTP, err)
+		}
+	}
+	if c.PProf && c.HTTP == "" {
+		return usagef("pprof without http: there is no address to serve it on")
 	}
 	if c.BootstrapExpect > 1 && len(c.Join) == 0 {
 		return usagef("bootstrap_expect %d, but join is missing: the nodes must be able to find each other", c.BootstrapExpect)
@@ -316,6 +354,8 @@ func assign(to, from any) {
 	switch to := to.(type) {
 	case *string:
 		*to = *from.(*string)
+	case *bool:
+		*to = *from.(*bool)
 	case *int:
 		*to = *from.(*int)
 	case *int64:
@@ -329,6 +369,8 @@ func parseInto(to any, text string) (err error) {
 	switch to := to.(type) {
 	case *string:
 		*to = text
+	case *bool:
+		*to, err = strconv.ParseBool(text)
 	case *int:
 		*to, err = strconv.Atoi(text)
 	case *int64:

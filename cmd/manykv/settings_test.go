@@ -136,10 +136,14 @@ func TestASettingThatCannotBeIsWrongUse(t *testing.T) {
 		{"max-batch-bytes", "-7", "max_batch_bytes -7: "},
 		{"shards", "many", "--shards"},
 		{"journal-bytes", "8388607", "journal_bytes 8388607, want 0 or at least 8388608"},
+		{"http", "9400", `http "9400", want host:port`},
+		{"pprof", "true", "pprof without http"},
+		{"slow-call", "-1s", `slow_call "-1s", want a time more than 0`},
+		{"slow-call", "never", `slow_call "never", want a time`},
 		{"request-bytes", "-1", "request_bytes -1, want 0 or at least 1048576"},
 	} {
 		t.Run(c.flag+"="+c.value, func(t *testing.T) {
-			runHere(t, nil, "server", "--config", filepath.Join(dir, "n1.toml"), "--"+c.flag, c.value).mustFail(t, exitUsage, c.says)
+			runHere(t, nil, "server", "--config", filepath.Join(dir, "n1.toml"), "--"+c.flag+"="+c.value).mustFail(t, exitUsage, c.says)
 		})
 	}
 	if _, err := os.Stat(filepath.Join(dir, "data")); err == nil {

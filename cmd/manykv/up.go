@@ -40,6 +40,7 @@ configuration starts it again. A node that runs already is left alone.`
 type upOptions struct {
 	dir                 string
 	nodes, shards, port int
+	http                int
 }
 
 func (p *program) upCommand() *cobra.Command {
@@ -61,6 +62,8 @@ func (p *program) upCommand() *cobra.Command {
 				return usagef("--shards %d, want 0 to %d", o.shards, sharding.MaxShards)
 			case o.port < 1 || o.port > lastPort:
 				return usagef("--port %d, want 1 to %d", o.port, lastPort)
+			case o.http < 0 || o.http+o.nodes-1 > lastPort:
+				return usagef("--http %d with %s, want 1 to %d, or 0 for none", o.http, count(o.nodes, "node", "nodes"), lastPort-o.nodes+1)
 			}
 			return p.up(cmd.Context(), &o, cmd.Flags().Changed)
 		},
@@ -70,6 +73,7 @@ func (p *program) upCommand() *cobra.Command {
 	f.IntVar(&o.nodes, "nodes", 3, "number of nodes of a new cluster")
 	f.IntVar(&o.shards, "shards", 0, "shards of a new cluster; 0: two for each node")
 	f.IntVar(&o.port, "port", port, "first UDP port of a new cluster; the next free ones are taken")
+	f.IntVar(&o.http, "http", 0, "TCP port of the first node's metrics and health, the next ones for the others; 0: they are not served")
 	return cmd
 }
 
