@@ -25,8 +25,14 @@ const (
 	// of the store. A shard that is being sent a snapshot itself may take far longer;
 	// what it has in the log is carried forward.
 	snapshotTimeout = 10 * time.Second
-	// compactPause separates two attempts when the first freed nothing.
-	compactPause = time.Second
+	// compactPause separates two attempts when the first freed nothing. As long as the
+	// journal is over its limit another one follows, after twice the time, up to
+	// longestCompactPause: what held it may be over without anything being written. A
+	// node that has just started, say, has nothing to take a snapshot of until it
+	// knows what is committed; one that was started again and again would have a
+	// journal without bounds.
+	compactPause        = time.Second
+	longestCompactPause = 30 * time.Second
 	// snapshotInterval is how often raft would look whether a snapshot is due; it
 	// never is.
 	snapshotInterval = 24 * time.Hour
@@ -37,9 +43,11 @@ const (
 // and the journal gives back its oldest part, carrying forward what is still
 // needed of it.
 func (n *Node) compact() {
-	for {
+	var again <-chan time.Time
+	for pause := compactPause; ; {
 		select {
 		case <-n.logs.Full():
+		case <-again:
 		case <-n.ctx.Done():
 			return
 		}
@@ -53,6 +61,12 @@ func (n *Node) compact() {
 		}
 		size := n.logs.Size()
 		n.cfg.Logger.Info("journal cut", "freed", freed, "bytes", size.Journal, "live", size.Live, "took", time.Since(began).Round(time.Millisecond))
+		if size.Journal <= n.cfg.JournalBytes {
+			pause, again = compactPause, nil
+			continue
+		}
+		again = time.After(pause)
+		pause = min(2*pause, longestCompactPause)
 		if freed > 0 {
 			continue
 		}

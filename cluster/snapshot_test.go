@@ -173,6 +173,31 @@ func TestJournalStaysBounded(t *testing.T) {
 }
 
 // dirBytes returns what the files of a directory take.
+// TestJournalIsCutAfterAStart: the first attempt comes before the node knows what is
+// committed, and nothing is written afterwards that would ask for another one.
+func TestJournalIsCutAfterAStart(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, func(_ int, cfg *Config) {
+		cfg.Join, cfg.Shards = nil, 4
+		cfg.JournalBytes = 8 * MinJournalBytes
+	})
+	c.start(0)
+	const most = 3 * MinJournalBytes / (64 << 10)
+	fill(t, bucket(t, c.client(c.clientConfig()), "files"), most, "x")
+	c.stop(0)
+	c.cfgs[0].JournalBytes = MinJournalBytes
+	c.start(0)
+	eventually(t, time.Minute, func() string {
+		if size := c.nodes[0].logs.Size(); size.Journal > MinJournalBytes {
+			return fmt.Sprintf("the journal has %d bytes, of which %d are needed; want at most %d", size.Journal, size.Live, MinJournalBytes)
+		}
+		return ""
+	})
+	b, err := c.client(c.clientConfig()).Bucket(t.Context(), "files")
+	must(t, err)
+	expectBlocks(t, "after the cut", b, most, "x")
+}
+
 func dirBytes(t *testing.T, dir string) (sum int64) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
