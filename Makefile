@@ -134,8 +134,9 @@ bench-compare: build ## manykv beside etcd and Redis under the same load; the ta
 	@missing=(); command -v etcd >/dev/null || missing+=(etcd-server); command -v redis-server >/dev/null || missing+=(redis-server); \
 	if (($${#missing[@]})); then \
 		apt-get -qq update; DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$${missing[@]}" >/dev/null; \
+		systemctl disable --now "$${missing[@]/etcd-server/etcd}" 2>/dev/null || true; \
 	fi
-	cd bench && go run . --manykv ../bin/manykv --into ../docs/performance.md $(BENCHFLAGS)
+	cd bench && go build -o ../bin/bench . && cd .. && bin/bench --manykv bin/manykv --into docs/performance.md $(BENCHFLAGS)
 
 .PHONY: bench-wasm
 bench-wasm: ## what a call, an instance and a batch on a cluster cost a WebAssembly guest

@@ -7,8 +7,9 @@
 //
 //	manykv  Bucket.GetMany, Bucket.SetMany
 //	etcd    one Txn of Gets, or of Puts; reads are linearizable, etcd's default
-//	Redis   MGET, MSET and WAIT 1; a primary and two replicas, appendfsync always.
-//	        Reads are the primary's own word: it may have been deposed.
+//	Redis   MGET, MSET and WAIT 1; a primary and two replicas, appendfsync always: what
+//	        an MSET needs, since one of Redis Cluster may not span slots. Reads are the
+//	        primary's own word: it may have been deposed.
 //
 // manykv's connections are encrypted and both ends have certificates; the others' are
 // plain TCP.
@@ -25,10 +26,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/load"
 )
 
@@ -43,6 +46,8 @@ type options struct {
 	shards   int
 	duration time.Duration
 	rounds   int
+	etcd     string
+	redis    string
 	dir      string
 	into     string
 }
@@ -65,6 +70,9 @@ type measured struct {
 type report struct {
 	Date      string     `json:"date"`
 	Commit    string     `json:"commit"`
+	Disk      string     `json:"disk"`
+	Rounds    int        `json:"rounds"`
+	Shards    int        `json:"shards"` // 0: the default
 	Command   string     `json:"command"`
 	Machine   string     `json:"machine"`
 	Versions  []string   `json:"versions"`
@@ -86,10 +94,13 @@ func main() {
 	flag.IntVar(&o.keys, "keys", 100_000, "size of the key space")
 	flag.IntVar(&o.shards, "shards", 0, "manykv's shards; 0: its default, two for each node")
 	flag.DurationVar(&o.duration, "duration", 5*time.Second, "how long each operation is measured")
-	flag.IntVar(&o.rounds, "rounds", 1, "how often all of it is done; the table has medians")
+	flag.IntVar(&o.rounds, "rounds", 3, "how often all of it is done, beginning with another store each time; the table has medians")
+	flag.StringVar(&o.etcd, "etcd", "etcd", "the `program` etcd")
+	flag.StringVar(&o.redis, "redis", "redis-server", "the `program` redis-server")
 	flag.StringVar(&o.dir, "dir", "", "`folder` for compare.json, compare.md and compare.svg; default none")
 	flag.StringVar(&o.into, "into", "", "Markdown `file` whose part between <!-- compare --> and <!-- /compare --> is replaced by the table, with the plot beside it")
 	flag.Parse()
+	runtime.LockOSThread() // see processes.run
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, &o); err != nil {
@@ -99,13 +110,21 @@ func main() {
 }
 
 func run(ctx context.Context, o *options) error {
+	if err := load.CheckOps(o.ops); err != nil {
+		return err
+	}
+	disk, err := diskOf(os.TempDir())
+	if err != nil {
+		return err
+	}
 	r := &report{
-		Date: time.Now().Format("2006-01-02"), Commit: output(ctx, "git", "rev-parse", "--short", "HEAD"),
-		Command: "make bench-compare", Machine: machine(),
+		Date: time.Now().Format("2006-01-02"), Commit: output(ctx, "git", "describe", "--always", "--dirty"), Disk: disk,
+		Command: "bench " + strings.Join(os.Args[1:], " "), Machine: machine(), Rounds: o.rounds, Shards: o.shards,
 		Batch: o.batch, ValueSize: o.value, KeySpace: o.keys, Seconds: o.duration.Seconds(),
 	}
 	for round := range o.rounds {
-		for _, name := range o.stores {
+		for i := range o.stores {
+			name := o.stores[(round+i)%len(o.stores)]
 			cells, version, err := measure(ctx, o, name, round)
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
@@ -144,12 +163,13 @@ func measure(ctx context.Context, o *options, name string, round int) (cells []m
 			return nil, "", fmt.Errorf("callers %q: %w", callers, err)
 		}
 		l := &load.Load{Store: s.store, Batch: o.batch, ValueSize: o.value, Keys: o.keys, Callers: n, Duration: o.duration, Timeout: callTimeout}
-		if i == 0 {
+		if err := l.Check(kv.Limits{}.WithDefaults()); err != nil {
+			return nil, "", err
+		}
+		if i == 0 || slices.Contains(o.ops, "delete-many") {
 			fmt.Fprintf(os.Stderr, "%s: filling %d keys\n", name, o.keys)
-			fill := *l
-			fill.Callers = fillCallers
-			if err := fill.Fill(ctx, new(load.Seen)); err != nil {
-				return nil, "", fmt.Errorf("fill: %w", err)
+			if err := l.Fill(ctx, new(load.Seen)); err != nil {
+				return nil, "", fmt.Errorf("fill: %w; %s", err, nodes.lastWords())
 			}
 		}
 		for _, op := range o.ops {
@@ -158,7 +178,7 @@ func measure(ctx context.Context, o *options, name string, round int) (cells []m
 				return nil, "", context.Cause(ctx)
 			}
 			if r.Errors > 0 {
-				return nil, "", fmt.Errorf("%s: %d calls failed, the first: %s", op, r.Errors, r.FirstError)
+				return nil, "", fmt.Errorf("%s: %d calls failed, the first: %s; %s", op, r.Errors, r.FirstError, nodes.lastWords())
 			}
 			fmt.Fprintf(os.Stderr, "%-7s %-9s %3d callers  %9.0f keys/s  p50 %7.2f ms  p99 %7.2f ms\n", name, op, n, r.KeysPerSec, r.P50, r.P99)
 			cells = append(cells, measured{Store: name, Callers: n, Round: round, Result: r})
@@ -167,10 +187,7 @@ func measure(ctx context.Context, o *options, name string, round int) (cells []m
 	return cells, s.version, nil
 }
 
-const (
-	callTimeout = 30 * time.Second
-	fillCallers = 8
-)
+const callTimeout = 30 * time.Second
 
 func (r *report) save(o *options) error {
 	if o.dir != "" {
@@ -213,6 +230,24 @@ func output(ctx context.Context, name string, args ...string) string {
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
 	return line
+}
+
+// diskOf names the file system under a folder. One in memory is refused: there every
+// sync is done at once, and nothing is kept.
+func diskOf(dir string) (string, error) {
+	const tmpfs, ext, xfs, btrfs, overlay = 0x01021994, 0xef53, 0x58465342, 0x9123683e, 0x794c7630
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		return "", fmt.Errorf("file system of %s: %w", dir, err)
+	}
+	if s.Type == tmpfs {
+		return "", fmt.Errorf("%s is in memory: name a folder on a disk with TMPDIR", dir)
+	}
+	names := map[int64]string{ext: "ext4", xfs: "xfs", btrfs: "btrfs", overlay: "overlay"}
+	if name, known := names[s.Type]; known {
+		return name, nil
+	}
+	return fmt.Sprintf("file system %#x", s.Type), nil
 }
 
 // machine says on what was measured.

@@ -25,7 +25,8 @@ type processes struct {
 	logs []string
 }
 
-// run starts a process whose output goes into a log. It dies with us.
+// run starts a process whose output goes into a log. It dies with us: with the thread
+// that started it, to which main holds on.
 func (p *processes) run(name string, args ...string) error {
 	file := filepath.Join(p.dir, fmt.Sprintf("%d.log", len(p.all)))
 	log, err := os.Create(file)

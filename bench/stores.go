@@ -74,7 +74,7 @@ func startManykv(ctx context.Context, p *processes, o *options) (*running, error
 
 // startEtcd starts three members with etcd's defaults, but room for the revisions that
 // the load makes.
-func startEtcd(ctx context.Context, p *processes, _ *options) (*running, error) {
+func startEtcd(ctx context.Context, p *processes, o *options) (*running, error) {
 	const quota = 8 << 30
 	free, err := ports(2 * nodes)
 	if err != nil {
@@ -87,7 +87,7 @@ func startEtcd(ctx context.Context, p *processes, _ *options) (*running, error) 
 	}
 	for i := range nodes {
 		peer := fmt.Sprintf("http://127.0.0.1:%d", free[i])
-		if err := p.run("etcd", "--name", fmt.Sprintf("m%d", i), "--data-dir", filepath.Join(p.dir, fmt.Sprintf("m%d", i)),
+		if err := p.run(o.etcd, "--name", fmt.Sprintf("m%d", i), "--data-dir", filepath.Join(p.dir, fmt.Sprintf("m%d", i)),
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", strings.Join(cluster, ","),
 			"--listen-client-urls", endpoints[i], "--advertise-client-urls", endpoints[i],
 			"--quota-backend-bytes", fmt.Sprint(quota), "--log-level", "error", "--logger", "zap"); err != nil {
@@ -106,7 +106,7 @@ func startEtcd(ctx context.Context, p *processes, _ *options) (*running, error) 
 	}); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	return &running{etcdStore{c}, strings.Replace(output(ctx, "etcd", "--version"), "etcd Version:", "etcd", 1), c.Close}, nil
+	return &running{etcdStore{c}, strings.Replace(output(ctx, o.etcd, "--version"), "etcd Version:", "etcd", 1), c.Close}, nil
 }
 
 type etcdStore struct{ c *etcd.Client }
@@ -170,7 +170,7 @@ func (s etcdStore) DeleteMany(ctx context.Context, keys []string) error {
 }
 
 // startRedis starts a primary and two replicas that sync every command.
-func startRedis(ctx context.Context, p *processes, _ *options) (*running, error) {
+func startRedis(ctx context.Context, p *processes, o *options) (*running, error) {
 	free, err := ports(nodes)
 	if err != nil {
 		return nil, err
@@ -184,7 +184,7 @@ func startRedis(ctx context.Context, p *processes, _ *options) (*running, error)
 		if i > 0 {
 			args = append(args, "--replicaof", "127.0.0.1", fmt.Sprint(free[0]))
 		}
-		if err := p.run("redis-server", args...); err != nil {
+		if err := p.run(o.redis, args...); err != nil {
 			return nil, err
 		}
 	}
@@ -200,7 +200,7 @@ func startRedis(ctx context.Context, p *processes, _ *options) (*running, error)
 	}); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	version, err := exec.CommandContext(ctx, "redis-server", "--version").Output()
+	version, err := exec.CommandContext(ctx, o.redis, "--version").Output()
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}

@@ -56,8 +56,10 @@ func (r *report) cell(store string, at row) (measured, bool) {
 func table(r *report) string {
 	var b strings.Builder
 	names := r.stores()
-	fmt.Fprintf(&b, "%s; %s; %s at commit %s, on %s; batches of %d keys, values of %d bytes, %d keys, %.0f s each.\n\n",
-		strings.Join(r.Versions, ", "), r.Date, "`"+r.Command+"`", r.Commit, r.Machine, r.Batch, r.ValueSize, r.KeySpace, r.Seconds)
+	fmt.Fprintf(&b, "%s. On %s, %s, everything on one machine; commit %s, %s; `%s`.\n",
+		strings.Join(r.Versions, ", "), r.Machine, r.Disk, r.Commit, r.Date, r.Command)
+	fmt.Fprintf(&b, "Batches of %d keys, random values of %d bytes, %d keys; each cell is %.0f s, the median of %d.\n\n",
+		r.Batch, r.ValueSize, r.KeySpace, r.Seconds, r.Rounds)
 	fmt.Fprint(&b, "| | callers |")
 	for _, name := range names {
 		fmt.Fprintf(&b, " %s keys/s |", name)
@@ -73,12 +75,18 @@ func table(r *report) string {
 	for _, at := range r.rows() {
 		fmt.Fprintf(&b, "| %s | %d |", at.op, at.callers)
 		for _, name := range names {
-			c, _ := r.cell(name, at)
-			fmt.Fprintf(&b, " %s |", thousands(c.KeysPerSec))
+			if c, measured := r.cell(name, at); measured {
+				fmt.Fprintf(&b, " %s |", thousands(c.KeysPerSec))
+			} else {
+				b.WriteString(" - |")
+			}
 		}
 		for _, name := range names {
-			c, _ := r.cell(name, at)
-			fmt.Fprintf(&b, " %.2f / %.2f |", c.P50, c.P99)
+			if c, measured := r.cell(name, at); measured {
+				fmt.Fprintf(&b, " %.2f / %.2f |", c.P50, c.P99)
+			} else {
+				b.WriteString(" - |")
+			}
 		}
 		for _, name := range others {
 			fmt.Fprintf(&b, " %s |", r.ratio(at, name))

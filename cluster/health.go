@@ -9,7 +9,7 @@ import (
 // Ready says why the node cannot serve, or nil after it has had a read confirmed by a
 // majority: of the meta group, which every batch depends on. That one data shard is
 // without a leader for a moment does not make every node that holds it unready, since
-// the others shards are served.
+// the other shards are served.
 func (n *Node) Ready(ctx context.Context) error {
 	if err := n.Err(); err != nil {
 		return err

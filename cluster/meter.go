@@ -73,7 +73,7 @@ func beginServed(q *coordinator.Request) *served {
 	now := time.Now()
 	s := &served{op: q.Op, parts: len(q.Parts), began: now, lap: now}
 	for i := range q.Parts {
-		s.asked += len(q.Parts[i].Keys) // of a write: see checkCommands
+		s.asked += max(len(q.Parts[i].Keys), q.Parts[i].Max) // of a write: see checkCommands
 	}
 	return s
 }

@@ -39,7 +39,8 @@ type family struct {
 	labels     []string
 }
 
-// Buckets: from what a read takes in memory to the longest a call may last.
+// Buckets: from what a read takes in memory to more than an election and the retries
+// after it.
 var (
 	secondsBuckets = prometheus.ExponentialBuckets(100e-6, 2, 18) // 0.1 ms to 13 s
 	bytesBuckets   = prometheus.ExponentialBuckets(256, 4, 9)     // 256 B to 16 MiB
@@ -65,8 +66,14 @@ func newMeter() (*meter, []prometheus.Collector) {
 	}
 	for op := coordinator.OpGet; op < coordinator.OpCount; op++ {
 		for o, name := range outcomeNames {
+			if outcome(o) == outcomeUnknown && op.Reads() {
+				m.parts[op][o], m.batches[op][o] = m.parts[op][outcomeUnavailable], m.batches[op][outcomeUnavailable]
+				continue
+			}
 			m.parts[op][o] = parts.WithLabelValues(op.String(), name)
-			m.batches[op][o] = batches.WithLabelValues(op.String(), name)
+			if outcome(o) != outcomeRedirected {
+				m.batches[op][o] = batches.WithLabelValues(op.String(), name)
+			}
 		}
 		m.keys[op] = keys.WithLabelValues(op.String())
 		m.bytesIn[op] = bytes.WithLabelValues(op.String(), "in")
@@ -114,23 +121,22 @@ var looked = []metric{
 	{family{"manykv_shard_leader", "1 if this node leads the shard.", []string{"shard"}}, gauge, perShard(func(s *coordinator.ShardStatus) uint64 { return flag(s.Role == "leader") })},
 	{family{"manykv_shard_has_leader", "1 if the replica knows of a leader.", []string{"shard"}}, gauge, perShard(func(s *coordinator.ShardStatus) uint64 { return flag(s.Leader != "") })},
 	{family{"manykv_shard_quarantined", "1 if the replica takes no part in its group because it lost something.", []string{"shard"}}, gauge, perShard(func(s *coordinator.ShardStatus) uint64 { return flag(s.Reason != "") })},
-	{family{"manykv_shard_term", "Raft term of the replica.", []string{"shard"}}, counter, perShard(func(s *coordinator.ShardStatus) uint64 { return s.Term })},
-	{family{"manykv_shard_commit_index", "Last entry the replica knows to be committed.", []string{"shard"}}, counter, perShard(func(s *coordinator.ShardStatus) uint64 { return s.Commit })},
-	{family{"manykv_shard_applied_index", "Last entry the replica has applied.", []string{"shard"}}, counter, perShard(func(s *coordinator.ShardStatus) uint64 { return s.Applied })},
-	{family{"manykv_shard_last_index", "Last entry of the replica's log.", []string{"shard"}}, gauge, perShard(func(s *coordinator.ShardStatus) uint64 { return s.Last })},
-	{family{"manykv_shard_lag_entries", "Entries that are committed and not applied yet.", []string{"shard"}}, gauge, perShard(func(s *coordinator.ShardStatus) uint64 { return s.Commit - min(s.Commit, s.Applied) })},
+	{family{"manykv_shard_term", "Raft term of the replica.", []string{"shard"}}, gauge, perRunning(func(s *coordinator.ShardStatus) uint64 { return s.Term })},
+	{family{"manykv_shard_commit_index", "Last entry the replica knows to be committed.", []string{"shard"}}, gauge, perRunning(func(s *coordinator.ShardStatus) uint64 { return s.Commit })},
+	{family{"manykv_shard_applied_index", "Last entry the replica has applied.", []string{"shard"}}, gauge, perShard(func(s *coordinator.ShardStatus) uint64 { return s.Applied })},
+	{family{"manykv_shard_last_index", "Last entry of the replica's log.", []string{"shard"}}, gauge, perRunning(func(s *coordinator.ShardStatus) uint64 { return s.Last })},
+	{family{"manykv_shard_lag_entries", "Entries that are committed and not applied yet.", []string{"shard"}}, gauge, perRunning(func(s *coordinator.ShardStatus) uint64 { return s.Commit - min(s.Commit, s.Applied) })},
 
-	{family{"manykv_log_commits_total", "Records of the log written, one sync each.", nil}, counter, one(func(g *glimpse) uint64 { return g.log.Commits })},
-	{family{"manykv_log_entries_total", "Raft entries in them, of all shards.", nil}, counter, one(func(g *glimpse) uint64 { return g.log.Entries })},
+	{family{"manykv_log_entries_total", "Raft entries in records of the log, of all shards.", nil}, counter, one(func(g *glimpse) uint64 { return g.log.Entries })},
 	{family{"manykv_log_carried_bytes_total", "Bytes written again so that older files of the log could go.", nil}, counter, one(func(g *glimpse) uint64 { return g.log.Carried })},
 	{family{"manykv_log_reclaimed_bytes_total", "Bytes of the log given back.", nil}, counter, one(func(g *glimpse) uint64 { return g.log.Reclaimed })},
 	{family{"manykv_log_bytes", "Size of the log of all shards.", nil}, gauge, one(func(g *glimpse) uint64 { return uint64(g.log.Journal) })},
 	{family{"manykv_log_live_bytes", "Bytes of it that are still needed.", nil}, gauge, one(func(g *glimpse) uint64 { return uint64(g.log.Live) })},
 
-	{family{"manykv_read_confirmations_total", "Read indexes that were begun: for all reads of a shard that waited together.", nil}, counter, one(func(g *glimpse) uint64 { return g.reads.confirmations })},
-	{family{"manykv_read_confirmed_total", "Reads that began or joined one.", nil}, counter, one(func(g *glimpse) uint64 { return g.reads.reads })},
-	{family{"manykv_read_confirmations_failed_total", "Read indexes that no majority confirmed.", nil}, counter, one(func(g *glimpse) uint64 { return g.reads.failed })},
-	{family{"manykv_read_messages_total", "Confirming messages sent to peers, each for all shards that waited.", nil}, counter, one(func(g *glimpse) uint64 { return g.reads.messages })},
+	{family{"manykv_read_index_total", "Read indexes that were begun, each for all reads of a shard that waited together.", nil}, counter, one(func(g *glimpse) uint64 { return g.reads.confirmations })},
+	{family{"manykv_read_index_reads_total", "Parts of reads that began one or joined one.", nil}, counter, one(func(g *glimpse) uint64 { return g.reads.reads })},
+	{family{"manykv_read_index_failures_total", "Read indexes that were not confirmed: no majority, the leader was deposed, or had not begun its term.", nil}, counter, one(func(g *glimpse) uint64 { return g.reads.failed })},
+	{family{"manykv_read_index_messages_total", "Confirming messages sent to peers, each for all shards that waited.", nil}, counter, one(func(g *glimpse) uint64 { return g.reads.messages })},
 
 	{family{"manykv_store_bytes", "Size of the data on disk.", nil}, gauge, one(func(g *glimpse) uint64 { return g.store.DiskBytes })},
 	{family{"manykv_store_cache_hits_total", "Blocks of the store found in its cache.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.CacheHits })},
@@ -213,6 +219,19 @@ func perShard(of func(*coordinator.ShardStatus) uint64) func(*glimpse) []sample 
 	}
 }
 
+// perRunning leaves out replicas that take no part in their group now: their zeros
+// would look like a fall.
+func perRunning(of func(*coordinator.ShardStatus) uint64) func(*glimpse) []sample {
+	return func(g *glimpse) (all []sample) {
+		for i := range g.status.Shards {
+			if s := &g.status.Shards[i]; s.Term > 0 {
+				all = append(all, sample{float64(of(s)), []string{shardLabel(s.Shard)}})
+			}
+		}
+		return all
+	}
+}
+
 func shardLabel(s sharding.Shard) string { return strconv.FormatUint(uint64(s), 10) }
 
 // collector shows the table of what is looked at.
@@ -222,7 +241,7 @@ type collector struct {
 }
 
 // Metrics returns collectors of everything the node shows of itself. They may be asked
-// until the node is closed, from any goroutine.
+// from any goroutine, also while the node closes and after it.
 func (n *Node) Metrics() []prometheus.Collector {
 	c := &collector{n: n}
 	for i := range looked {
@@ -241,7 +260,7 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 // Collect is prometheus.Collector's.
 func (c *collector) Collect(to chan<- prometheus.Metric) {
 	g := &glimpse{
-		node: c.n, status: c.n.Status(), log: c.n.logs.Stats(), transport: c.n.trans.Stats(), raft: c.n.net.Stats(),
+		node: c.n, status: c.n.outline(), log: c.n.logs.Stats(), transport: c.n.trans.Stats(), raft: c.n.net.Stats(),
 		reads: c.n.confirm.stats(), store: c.n.store.Stats(),
 	}
 	for i := range looked {

@@ -98,8 +98,8 @@ func TestMetricsCountWhatCallersDid(t *testing.T) {
 		})
 	}
 	for family, least := range map[string]float64{
-		"manykv_log_commit_seconds": 3, "manykv_log_commits_total": 3, "manykv_log_entries_total": 18, "manykv_read_confirmed_total": 12,
-		"manykv_read_messages_total": 1, "manykv_request_bytes_total": 300 * 9, "manykv_transport_bytes_total": 10_000, "manykv_raft_messages_total": 18,
+		"manykv_log_commit_seconds": 3, "manykv_log_entries_total": 18, "manykv_read_index_reads_total": 12,
+		"manykv_read_index_messages_total": 1, "manykv_request_bytes_total": 300 * 9, "manykv_transport_bytes_total": 10_000, "manykv_raft_messages_total": 18,
 	} {
 		if got := c.sum(t, family); got < least {
 			t.Errorf("%s is %v, want at least %v", family, got, least)
@@ -239,4 +239,33 @@ func TestReadyIsAConfirmedRead(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// TestMetricsWhileTheNodeCloses: whoever scrapes does not know.
+func TestMetricsWhileTheNodeCloses(t *testing.T) {
+	c := startCluster(t, 1)
+	bucket(t, c.client(c.clientConfig()), "b")
+	node, registry := c.nodes[0], registered(t, c.nodes[0])
+	closed := make(chan struct{})
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() {
+			for after := false; !after; {
+				select {
+				case <-closed:
+					after = true // once more
+				default:
+				}
+				if _, err := registry.Gather(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	c.stop(0)
+	close(closed)
+	all.Wait()
+	if err := node.Ready(t.Context()); err == nil {
+		t.Error("a closed node is ready")
+	}
 }

@@ -57,7 +57,10 @@ func (n *Node) serveReads(ctx context.Context, q *coordinator.Request, s *served
 		defer done()
 	}
 	p := page{AnswerWriter: coordinator.NewAnswer(nil, len(q.Parts)), budget: &n.answered}
-	defer p.end()
+	defer func() {
+		s.done = p.keys
+		p.end()
+	}()
 	for i := range reads {
 		wait := ctx
 		if reads[i].follow {
@@ -146,7 +149,6 @@ func (n *Node) read(ctx context.Context, rd *reading, q *coordinator.Request, p 
 	p.OpenPart(&coordinator.PartAnswer{Shard: rd.part.Shard, Leader: rd.r.leader()})
 	err := p.fill(rd, q)
 	if err == nil {
-		s.done += len(rd.part.Keys)
 		p.ClosePart()
 		return
 	}
@@ -239,6 +241,7 @@ func (p *page) list(rd *reading, q *coordinator.Request) error {
 	p.held += pageBytes
 	keys, next, err := rd.r.data.List(q.Bucket, rd.part.Cursor, min(rd.part.Max, coordinator.PageKeys), pageBytes)
 	if err == nil {
+		p.keys += len(keys)
 		p.Keys(keys, next)
 	}
 	return err

@@ -175,9 +175,10 @@ func (n *Node) serveWrites(ctx context.Context, q *coordinator.Request, s *serve
 			answers[i] = n.notLeader(r)
 		default:
 			answers[i].Leader = n.name
-			s.done += keys
 			if proposals[i], err = r.propose(ctx, p.Commands); err != nil {
 				answers[i] = coordinator.PartAnswer{Status: coordinator.StatusRefused, Code: kv.CodeOf(err), Detail: err.Error()}
+			} else {
+				s.done += keys
 			}
 		}
 		answers[i].Shard = p.Shard
@@ -326,6 +327,13 @@ func (n *Node) recordAddr(ctx context.Context, node sharding.Node) error {
 
 // Status describes the node.
 func (n *Node) Status() coordinator.NodeStatus {
+	s := n.outline()
+	n.sizes(&s)
+	return s
+}
+
+// outline is the status without what takes a look at the disk.
+func (n *Node) outline() coordinator.NodeStatus {
 	s := coordinator.NodeStatus{
 		Node: n.name, Version: n.cfg.Version, Storage: clusterName(n.storage), Addr: n.addr, State: "forming",
 	}
@@ -341,7 +349,6 @@ func (n *Node) Status() coordinator.NodeStatus {
 	if n.stopping.Load() {
 		s.State = "stopping"
 	}
-	n.sizes(&s)
 	if g := n.gossip; g != nil {
 		s.Members = g.members()
 	}

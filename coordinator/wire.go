@@ -74,6 +74,9 @@ const (
 	OpCount = OpList + 1
 )
 
+// Reads says whether the operation changes nothing.
+func (op Op) Reads() bool { return op.reads() }
+
 func (op Op) reads() bool { return op == OpGet || op == OpExists || op == OpList }
 
 // Carries says whether a command may travel in a request of this operation.

@@ -4,13 +4,13 @@
 //
 // Keys are drawn at random, all alike, from a key space that is filled first. A caller
 // makes one call after the other (a closed loop), so latencies are those of a store
-// that is as busy as its callers can make it. Keys, values and the order of calls are
-// the same for every store measured.
+// that is as busy as its callers can make it. Keys, values and the order of a caller's
+// calls are the same for every store measured. Values are random and differ, so that a
+// store that compresses gains nothing by it.
 package load
 
 import (
 	"context"
-	crand "crypto/rand"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -51,8 +51,13 @@ type Load struct {
 	// Try makes a call of Fill and Clean, perhaps more than once; nil: once.
 	Try func(ctx context.Context, call func(context.Context) error) error
 
-	value []byte // of every key: no store here compresses, so one will do
+	once sync.Once
+	pool []byte // values are parts of it
 }
+
+// poolBytes is how much randomness values are cut from: more than what a store
+// compresses together.
+const poolBytes = 4 << 20
 
 // Check says which figure is out of bounds.
 func (l *Load) Check(limits kv.Limits) error {
@@ -113,19 +118,19 @@ type Seen struct {
 
 // Fill writes every key, in batches of several callers at once, and counts them.
 func (l *Load) Fill(ctx context.Context, seen *Seen) error {
-	l.init()
-	return l.sweep(ctx, seen, func(ctx context.Context, keys []string) error { return l.Store.SetMany(ctx, l.pairs(keys)) })
+	return l.sweep(ctx, seen, func(ctx context.Context, first int, keys []string) error {
+		return l.Store.SetMany(ctx, l.pairs(keys, rand.New(rand.NewPCG(uint64(first), 1))))
+	})
 }
 
 // Clean deletes every key likewise.
 func (l *Load) Clean(ctx context.Context, seen *Seen) error {
-	return l.sweep(ctx, seen, l.Store.DeleteMany)
+	return l.sweep(ctx, seen, func(ctx context.Context, _ int, keys []string) error { return l.Store.DeleteMany(ctx, keys) })
 }
 
-// Measure makes calls of one operation until its time is over. Calls that fail are
-// counted apart and have no latency.
+// Measure makes calls of one operation until its time is over. Calls that fail, and
+// reads of keys that are not there, are counted apart and have no latency.
 func (l *Load) Measure(ctx context.Context, op string, seen *Seen) Result {
-	l.init()
 	each := make([]histogram, l.Callers)
 	var first atomic.Pointer[string]
 	start := time.Now()
@@ -190,13 +195,13 @@ func (l *Load) call(ctx context.Context, op string, random *rand.Rand) (keys int
 	case "get", "get-many":
 		var got []*kv.Pair
 		got, err = l.Store.GetMany(ctx, batch)
-		if err == nil && len(got) != size {
-			err = fmt.Errorf("got %d answers to %d keys", len(got), size)
+		if err == nil {
+			err = l.checkPairs(got, batch)
 		}
 	case "delete-many":
 		err = l.Store.DeleteMany(ctx, batch)
 	default:
-		err = l.Store.SetMany(ctx, l.pairs(batch))
+		err = l.Store.SetMany(ctx, l.pairs(batch, random))
 	}
 	return size, err
 }
@@ -208,23 +213,34 @@ func (l *Load) limited(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeout(ctx, l.Timeout)
 }
 
-func (l *Load) init() {
-	if l.value == nil {
-		l.value = make([]byte, l.ValueSize)
-		crand.Read(l.value) // never fails
+// checkPairs wants every key's value to be there, of the size that was written.
+func (l *Load) checkPairs(got []*kv.Pair, keys []string) error {
+	if len(got) != len(keys) {
+		return fmt.Errorf("got %d answers to %d keys", len(got), len(keys))
 	}
+	for i, p := range got {
+		if p == nil || len(p.Value) != l.ValueSize {
+			return fmt.Errorf("key %s: got %+v, want a value of %d bytes", keys[i], p, l.ValueSize)
+		}
+	}
+	return nil
 }
 
-func (l *Load) pairs(keys []string) []kv.Pair {
+func (l *Load) pairs(keys []string, random *rand.Rand) []kv.Pair {
+	l.once.Do(func() {
+		l.pool = make([]byte, poolBytes+l.ValueSize)
+		rand.NewChaCha8([32]byte{}).Read(l.pool) // never fails
+	})
 	pairs := make([]kv.Pair, len(keys))
 	for i, key := range keys {
-		pairs[i] = kv.Pair{Key: key, Value: l.value}
+		at := random.IntN(poolBytes)
+		pairs[i] = kv.Pair{Key: key, Value: l.pool[at : at+l.ValueSize : at+l.ValueSize]}
 	}
 	return pairs
 }
 
 // sweep does something with every key.
-func (l *Load) sweep(ctx context.Context, seen *Seen, do func(context.Context, []string) error) error {
+func (l *Load) sweep(ctx context.Context, seen *Seen, do func(ctx context.Context, first int, keys []string) error) error {
 	g, going := errgroup.WithContext(ctx)
 	g.SetLimit(l.Callers)
 	for first := 0; first < l.Keys && going.Err() == nil; first += l.Batch {
@@ -233,7 +249,7 @@ func (l *Load) sweep(ctx context.Context, seen *Seen, do func(context.Context, [
 			for i := range keys {
 				keys[i] = Key(first + i)
 			}
-			err := l.try(going, func(ctx context.Context) error { return do(ctx, keys) })
+			err := l.try(going, func(ctx context.Context) error { return do(ctx, first, keys) })
 			seen.Keys.Add(int64(len(keys)))
 			return err
 		})

@@ -44,7 +44,14 @@ project=manykvtest$$
 dockerd_pid=
 n4=
 
-compose() { docker-compose -p "$project" -f "$work/compose.yaml" "$@"; }
+# The plugin of newer engines, or the program of older ones.
+compose() {
+	if command -v docker-compose >/dev/null; then
+		docker-compose -p "$project" -f "$work/compose.yaml" "$@"
+	else
+		docker compose -p "$project" -f "$work/compose.yaml" "$@"
+	fi
+}
 
 cleanup() {
 	local code=$?
@@ -53,8 +60,9 @@ cleanup() {
 		compose logs --tail 15 >&2 || true
 		[[ -z $n4 ]] || docker logs --tail 15 "$n4" >&2 || true
 	fi
-	[[ -z $n4 ]] || docker rm -f "$n4" >/dev/null 2>&1 || true
+	[[ -z $n4 ]] || docker rm -f -v "$n4" >/dev/null 2>&1 || true
 	[[ ! -f $work/compose.yaml ]] || compose down -v >/dev/null 2>&1 || true
+	docker rmi "$project" >/dev/null 2>&1 || true
 	if [[ -n $dockerd_pid ]]; then
 		kill -TERM "$dockerd_pid" 2>/dev/null || true
 		wait "$dockerd_pid" 2>/dev/null || true
@@ -91,13 +99,13 @@ await_healthy() { # container
 	fail "container $1 is not healthy after a minute"
 }
 
-container() { compose ps -q "$1"; }
+container() { compose ps -aq "$1"; }
 address() { docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$1"; }
 data() { "$manykv" "$@" --through --config "$work/certs/client.toml"; }
 
 heading "Docker"
 if [[ $engine == there ]]; then
-	command -v docker-compose >/dev/null || fail "docker-compose is missing"
+	compose version >/dev/null 2>&1 || fail "neither docker-compose nor docker compose is there"
 	docker version --format 'the engine that is there: {{.Server.Version}}'
 else
 	start_engine
@@ -114,7 +122,7 @@ heading "Certificates, and what each container may see of them"
 "$manykv" cert ca --dir "$work/certs" --cluster compose
 for node in n1 n2 n3; do "$manykv" cert node --dir "$work/certs" "$node"; done
 "$manykv" cert client --dir "$work/certs" client --addr 127.0.0.1:7401 --addr 127.0.0.1:7402 --addr 127.0.0.1:7403
-deploy/secrets.sh "$work/certs"
+deploy/secrets.sh "$work/certs" n1 n2 n3
 
 heading "Three containers"
 sed "s/image: manykv:latest/image: $project/" deploy/compose.yaml >"$work/compose.yaml"
@@ -145,7 +153,7 @@ check 127.0.0.1:7403 "$work/more"
 
 heading "n2 loses its volume and its address, and is replaced by n4"
 "$manykv" cert node --dir "$work/certs" n4
-deploy/secrets.sh "$work/certs"
+deploy/secrets.sh "$work/certs" n4
 old=$(address "$(container n2)")
 # n4 comes first, so that it cannot get the address that n2 leaves.
 n4=$(docker run -d --name "$project-n4" --hostname n4 --network "${project}_manykv" --network-alias n4 \
@@ -160,7 +168,7 @@ echo "n2 was at $old, n4 is at $(address "$n4")"
 mkdir -p "$work/certs/app"
 cp "$work/certs/ca.crt" "$work/certs/client.crt" "$work/certs/client.key" "$work/certs/app/"
 printf 'addrs = ["n1:7400", "n3:7400"]\nca_file = "ca.crt"\ncert_file = "client.crt"\nkey_file = "client.key"\n' >"$work/certs/app/client.toml"
-chown -R 65532:65532 "$work/certs/app"
+if ((EUID == 0)); then chown -R 65532:65532 "$work/certs/app"; else chmod -R a+rX "$work/certs/app"; fi
 inside() { docker run --rm --network "${project}_manykv" -v "$work/certs/app:/app:ro" "$project" "$@" --config /app/client.toml; }
 inside node replace n2 n4:7400
 for _ in $(seq 600); do
@@ -178,10 +186,10 @@ inside debug hash --online
 heading "Stop"
 docker stop -t 30 "$n4" >/dev/null
 [[ $(docker inspect -f '{{.State.ExitCode}}' "$n4") == 0 ]] || fail "n4 ended with an error"
-docker rm "$n4" >/dev/null
+docker rm -v "$n4" >/dev/null
 n4=
 compose stop -t 30 2>/dev/null
 for node in n1 n3; do
-	[[ $(docker inspect -f '{{.State.ExitCode}}' "$(compose ps -aq "$node")") == 0 ]] || fail "$node ended with an error"
+	[[ $(docker inspect -f '{{.State.ExitCode}}' "$(container "$node")") == 0 ]] || fail "$node ended with an error"
 done
 printf '\nAll of it was as it should be, in %d s.\n' "$SECONDS"

@@ -285,9 +285,10 @@ func testTwice(t *testing.T, s *site) {
 		args []string
 		says string
 	}{
-		{[]string{"--config", n1}, "lock"},
-		{[]string{"--config", n1, "--data-dir", t.TempDir()}, "in use"},
-		{[]string{"--config", n1, "--name", "n9", "--data-dir", t.TempDir()}, `"n9"`},
+		{[]string{"--config", n1, "--http", ""}, "lock"},
+		{[]string{"--config", n1, "--http", "", "--data-dir", t.TempDir()}, "in use"},
+		{[]string{"--config", n1, "--http", "", "--name", "n9", "--data-dir", t.TempDir()}, `"n9"`},
+		{[]string{"--config", n1}, "http: listen tcp "},
 	} {
 		r := s.exec("", append([]string{"server"}, c.args...)...)
 		if last := lastLine(r.stderr); r.code != exitFailed || !strings.HasPrefix(last, "manykv: start node n") || !strings.Contains(last, c.says) {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,45 +28,52 @@ const (
 	httpHeaderBytes = 16 << 10
 	httpWriteTime   = 2 * time.Minute // a profile takes 30 s unless told otherwise
 	httpIdleTime    = 2 * time.Minute
+	httpScrapes     = 2 // at once: on a disk that hangs they wait for it
 	// readyTime is how long the confirmed read of /readyz may take: longer than an
 	// election, shorter than a probe is patient.
 	readyTime = 3 * time.Second
 )
 
-// monitor is the HTTP server of metrics and health.
+// monitor is the HTTP server of metrics and health. It serves before the node is open,
+// which may have to read much first: a probe that finds nobody would end it.
 type monitor struct {
 	server   http.Server
-	listener net.Listener
+	handler  atomic.Pointer[http.ServeMux]
+	profiles bool
+	ended    chan struct{}
 }
 
-// listenHTTP takes the address. nil: there is none to take.
-func listenHTTP(ctx context.Context, addr string) (*monitor, error) {
+// listenHTTP serves on an address; nil if there is none.
+func listenHTTP(ctx context.Context, addr string, profiles bool, logger *slog.Logger) (*monitor, error) {
 	if addr == "" {
 		return nil, nil
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("http %s: %w", addr, err)
+		return nil, fmt.Errorf("http: %w", err)
 	}
-	return &monitor{listener: l}, nil
-}
-
-// serve answers from now on.
-func (m *monitor) serve(node *cluster.Node, profiles bool, logger *slog.Logger) {
-	if m == nil {
-		return
-	}
+	m := &monitor{profiles: profiles, ended: make(chan struct{})}
+	m.handler.Store(monitorMux(nil, profiles))
 	m.server = http.Server{
-		Handler: monitorMux(node, profiles), ReadHeaderTimeout: httpHeaderTime, ReadTimeout: httpHeaderTime,
-		WriteTimeout: httpWriteTime, IdleTimeout: httpIdleTime, MaxHeaderBytes: httpHeaderBytes,
-		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.handler.Load().ServeHTTP(w, r) }),
+		ReadHeaderTimeout: httpHeaderTime, ReadTimeout: httpHeaderTime, WriteTimeout: httpWriteTime, IdleTimeout: httpIdleTime,
+		MaxHeaderBytes: httpHeaderBytes, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
-	logger.Info("metrics and health", "http", m.listener.Addr().String(), "pprof", profiles)
+	logger.Info("metrics and health", "http", l.Addr().String(), "pprof", profiles)
 	go func() {
-		if err := m.server.Serve(m.listener); !errors.Is(err, http.ErrServerClosed) {
+		defer close(m.ended)
+		if err := m.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			logger.Error("metrics and health end", "error", err)
 		}
 	}()
+	return m, nil
+}
+
+// show serves what a node has to say, from now on.
+func (m *monitor) show(node *cluster.Node) {
+	if m != nil {
+		m.handler.Store(monitorMux(node, m.profiles))
+	}
 }
 
 // Close ends the server with the calls under way.
@@ -74,24 +82,28 @@ func (m *monitor) Close() error {
 		return nil
 	}
 	err := m.server.Close()
-	if closed := m.listener.Close(); !errors.Is(closed, net.ErrClosed) {
-		err = errors.Join(err, closed)
-	}
+	<-m.ended
 	return err
 }
 
-// monitorMux is what is served.
+var errOpening = errors.New("the node is opening")
+
+// monitorMux is what is served; node is nil until it is open.
 func monitorMux(node *cluster.Node, profiles bool) *http.ServeMux {
+	mux := http.NewServeMux()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	registry.MustRegister(node.Metrics()...)
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, node.Err()) })
+	healthy, ready := func() error { return nil }, func(context.Context) error { return errOpening }
+	if node != nil {
+		registry.MustRegister(node.Metrics()...)
+		healthy, ready = node.Err, node.Ready
+	}
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: httpScrapes}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, healthy()) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, done := context.WithTimeout(r.Context(), readyTime)
 		defer done()
-		say(w, node.Ready(ctx))
+		say(w, ready(ctx))
 	})
 	if profiles {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -166,7 +178,8 @@ func (p *program) health(ctx context.Context, url string) (err error) {
 	if err != nil {
 		return err
 	}
-	answer, err := http.DefaultClient.Do(r)
+	direct := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // by no proxy of the environment
+	answer, err := direct.Do(r)
 	if err != nil {
 		return err
 	}

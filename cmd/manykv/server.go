@@ -85,7 +85,7 @@ func (c *serverConfig) title() string {
 }
 
 // serve runs a node until ctx ends or the node stops by itself.
-func (p *program) serve(ctx context.Context, cfg *serverConfig) error {
+func (p *program) serve(ctx context.Context, cfg *serverConfig) (err error) {
 	level, err := cfg.level()
 	if err != nil {
 		return err
@@ -98,6 +98,11 @@ func (p *program) serve(ctx context.Context, cfg *serverConfig) error {
 		return err
 	}
 	logger := slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: level}))
+	monitor, err := listenHTTP(ctx, cfg.HTTP, cfg.PProf, logger)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", cfg.title(), err)
+	}
+	defer func() { err = errors.Join(err, monitor.Close()) }()
 	node, err := cluster.Open(cluster.Config{
 		Name: cfg.Name, DataDir: cfg.DataDir, Listen: cfg.Listen, Advertise: cfg.Advertise,
 		CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, GossipKeyFile: cfg.GossipKeyFile,
@@ -110,20 +115,16 @@ func (p *program) serve(ctx context.Context, cfg *serverConfig) error {
 	}
 	cfg.Name = node.Name() // the certificate's, if none was given
 	logger.Info("node started", "node", cfg.Name, "addr", node.Addr(), "data", cfg.DataDir, "version", version())
-	monitor, failed := listenHTTP(ctx, cfg.HTTP)
-	if failed == nil {
-		monitor.serve(node, cfg.PProf, logger)
-		select {
-		case <-ctx.Done():
-			logger.Info("node stops", "why", context.Cause(ctx))
-		case <-node.Done():
-		}
-		failed = node.Err()
+	monitor.show(node)
+	select {
+	case <-ctx.Done():
+		logger.Info("node stops", "why", context.Cause(ctx))
+	case <-node.Done():
 	}
 	// What ctx says has come true; the handing over has its own time.
 	closing, done := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer done()
-	if err := errors.Join(failed, node.Close(closing), monitor.Close()); err != nil {
+	if err := errors.Join(node.Err(), node.Close(closing)); err != nil {
 		return fmt.Errorf("node %s: %w", cfg.Name, err)
 	}
 	logger.Info("node stopped", "node", cfg.Name)
