@@ -69,13 +69,13 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open client: %w", err)
 	}
-	c.coord, err = coordinator.New(coordinator.Config{Call: c.call, FetchMap: c.fetchMap, Limits: cfg.Limits})
+	c.coord, err = coordinator.New(coordinator.Config{Call: c.call, FetchMap: c.fetchMap, Limits: cfg.Limits, Tracer: cfg.Tracer})
 	if err != nil {
 		return nil, errors.Join(err, c.trans.Close())
 	}
 	c.store, c.write = c.coord, c.coord.NewSession()
 	if cfg.Through {
-		through := &coordinator.Through{Call: c.callThrough, Maps: c.coord, Limits: cfg.Limits}
+		through := &coordinator.Through{Call: c.callThrough, Maps: c.coord, Limits: cfg.Limits, Tracer: cfg.Tracer}
 		c.store, c.write = through, through.NewSession()
 	}
 	ctx, done := c.deadline(ctx)

@@ -13,6 +13,8 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/manykv/manykv/kv"
 )
 
@@ -35,6 +37,9 @@ type Config struct {
 	Timeout time.Duration `toml:"-"`
 	// Limits bound each call; see kv.Limits for the defaults.
 	Limits kv.Limits `toml:"-"`
+	// Tracer starts a span for each call and each request of it, and the nodes go on
+	// with their own (OpenTelemetry); nil: none are.
+	Tracer trace.Tracer `toml:"-"`
 	// Logger hears of connections that fail; default: nothing is logged.
 	Logger *slog.Logger `toml:"-"`
 }

@@ -7,6 +7,8 @@ import (
 	"net"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 )
@@ -53,6 +55,8 @@ type Config struct {
 	// SlowCall is how long a request for parts of a batch takes that is logged, with
 	// where its time went; 0: 1 s, below 0: none is.
 	SlowCall time.Duration
+	// Tracer starts spans for what the node serves and coordinates; nil: none are.
+	Tracer trace.Tracer
 	// Logger hears what the node does; default: nothing is logged.
 	Logger *slog.Logger
 	// Version is shown in the status.

@@ -1,9 +1,13 @@
 package cluster
 
 import (
+	"context"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 
 	"github.com/manykv/manykv/coordinator"
@@ -67,11 +71,20 @@ type served struct {
 	began   time.Time
 	lap     time.Time
 	stages  [stageCount]time.Duration
+
+	// Set if there is a tracer.
+	tracer trace.Tracer
+	ctx    context.Context // of the span
+	span   trace.Span
 }
 
-func beginServed(q *coordinator.Request) *served {
+func (n *Node) beginServed(ctx context.Context, q *coordinator.Request) *served {
 	now := time.Now()
-	s := &served{op: q.Op, parts: len(q.Parts), began: now, lap: now}
+	s := &served{op: q.Op, parts: len(q.Parts), began: now, lap: now, ctx: ctx}
+	if s.tracer = n.cfg.Tracer; s.tracer != nil {
+		s.ctx, s.span = s.tracer.Start(coordinator.Under(ctx, q.Trace), "serve "+q.Op.String(), trace.WithSpanKind(trace.SpanKindServer),
+			trace.WithTimestamp(now), trace.WithAttributes(attribute.String("manykv.node", string(n.name))))
+	}
 	for i := range q.Parts {
 		s.asked += max(len(q.Parts[i].Keys), q.Parts[i].Max) // of a write: see checkCommands
 	}
@@ -82,6 +95,10 @@ func beginServed(q *coordinator.Request) *served {
 func (s *served) spent(on stage) {
 	now := time.Now()
 	s.stages[on] += now.Sub(s.lap)
+	if s.tracer != nil {
+		_, span := s.tracer.Start(s.ctx, stageNames[on], trace.WithTimestamp(s.lap))
+		span.End(trace.WithTimestamp(now))
+	}
 	s.lap = now
 }
 
@@ -144,6 +161,13 @@ func (n *Node) tellSlow(s *served, took time.Duration) {
 // measured counts a request that was served.
 func (n *Node) measured(s *served, request, answer int) {
 	took := time.Since(s.began)
+	if s.span != nil {
+		s.span.SetAttributes(attribute.Int("manykv.keys", s.asked), attribute.String("manykv.outcome", outcomeNames[s.outcome]))
+		if s.outcome > outcomeRedirected {
+			s.span.SetStatus(codes.Error, outcomeNames[s.outcome])
+		}
+		s.span.End()
+	}
 	m := n.meter
 	m.parts[s.op][s.outcome].Observe(took.Seconds())
 	m.keys[s.op].Add(float64(s.done))

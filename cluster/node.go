@@ -169,7 +169,7 @@ func (n *Node) openNetwork() (err error) {
 	n.confirm = newConfirmer(n.self, n.callConfirm)
 	n.coord, err = coordinator.New(coordinator.Config{
 		Self: n.name, Serve: n.serveParts, Call: n.call, FetchMap: n.fetchMap, Limits: n.cfg.Limits,
-		Reserve: n.answered.take, Release: n.answered.give,
+		Reserve: n.answered.take, Release: n.answered.give, Tracer: n.cfg.Tracer,
 	})
 	if err != nil {
 		return err

@@ -113,8 +113,8 @@ func (n *Node) serveParts(ctx context.Context, request []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := beginServed(q)
-	answer := n.serveRequest(ctx, q, s)
+	s := n.beginServed(ctx, q)
+	answer := n.serveRequest(s.ctx, q, s)
 	n.measured(s, len(request), len(answer))
 	return answer, nil
 }

@@ -114,6 +114,8 @@ func (b *batch) left() bool {
 // round looks for the leaders by the newest map, so a stale map, a redirect and a
 // dead node are all healed by the next one.
 func (b *batch) run(ctx context.Context) {
+	ctx, span := b.begin(ctx)
+	defer func() { span.end(b.ended()) }()
 	if b.call == nil {
 		b.pending = make([]int, b.size)
 		for i := range b.pending {
@@ -266,6 +268,8 @@ func (b *batch) exchange(ctx context.Context, x *exchange) {
 	}
 	attempt, done := context.WithTimeout(ctx, most)
 	defer done()
+	attempt, span := x.begin(attempt, b.c.cfg.Tracer)
+	defer func() { span.end(x.err) }()
 	began := time.Now()
 	answer, err := b.c.send(attempt, x.node, MethodParts, x.request)
 	x.slow = attempt.Err() != nil || time.Since(began) > most-most/slowShare
@@ -383,6 +387,14 @@ func (b *batch) fail(err error) {
 	if b.failed == nil || errors.Is(err, kv.ErrUnknown) && !errors.Is(b.failed, kv.ErrUnknown) {
 		b.failed = err
 	}
+}
+
+// ended is why a batch ended without having done everything; nil if it did.
+func (b *batch) ended() error {
+	if b.failed == nil && b.left() {
+		return b.last
+	}
+	return b.failed
 }
 
 // timeUp is the error of a batch whose time ran out.

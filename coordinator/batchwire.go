@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/manykv/manykv/kv"
 )
 
@@ -38,6 +40,7 @@ type BatchRequest struct {
 	Delta      int64     // of increment
 	Version    uint64    // of swap
 	Known      []byte    // of a write: nil, or one state for each key
+	Trace      trace.SpanContext
 }
 
 // DecodeBatchRequest reads a batch request; values alias b.
@@ -68,6 +71,7 @@ func DecodeBatchRequest(b []byte) (*BatchRequest, error) {
 	if !r.Op.reads() {
 		r.decodeKnown(d)
 	}
+	r.Trace = decodeTrace(d)
 	return r, d.Finish()
 }
 
@@ -143,7 +147,7 @@ func (r *BatchRequest) Append(dst []byte) []byte {
 	if !r.Op.reads() {
 		dst = kv.AppendBytes(dst, r.Known)
 	}
-	return dst
+	return appendTrace(dst, r.Trace)
 }
 
 func appendPair(dst []byte, p *kv.Pair) []byte {
@@ -167,6 +171,7 @@ func (c *Coordinator) ServeBatch(ctx context.Context, request []byte) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
+	ctx = Under(ctx, r.Trace)
 	if !r.Op.reads() {
 		return c.serveWrite(ctx, r), nil
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 )
@@ -31,6 +33,8 @@ type Config struct {
 	// another replica, and half of what a write waits; default 2 s, twice an
 	// election time-out.
 	AttemptTimeout time.Duration
+	// Tracer starts a span for each call and each request of it; nil: none is.
+	Tracer trace.Tracer
 }
 
 // Coordinator carries batches to the shards of one cluster. It is safe for

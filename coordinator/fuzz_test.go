@@ -18,6 +18,7 @@ func seed(f *testing.F) {
 		f.Add(b)
 		f.Add(b[:len(b)/2])
 		f.Add(append(slices.Clone(b), b...))
+		f.Add(append(slices.Clone(b), golden(f, goldenTrace)...))
 		b[len(b)/3] ^= 0xff
 		f.Add(b)
 	}

@@ -7,6 +7,9 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/transport"
 )
@@ -24,6 +27,8 @@ type Through struct {
 	Maps *Coordinator
 	// Limits bound each call; zero values are their defaults.
 	Limits kv.Limits
+	// Tracer starts a span for each request; nil: none is.
+	Tracer trace.Tracer
 }
 
 func (t *Through) limits() kv.Limits { return t.Limits.WithDefaults() }
@@ -97,7 +102,10 @@ func (t *Through) get(ctx context.Context, op Op, bucket uint64, keys []string, 
 }
 
 func (t *Through) read(ctx context.Context, r *BatchRequest, take func(d *kv.Decoder)) error {
+	ctx, span := begin(ctx, t.Tracer, r.Op.String())
+	r.Trace = span.place()
 	answer, err := t.Call(ctx, MethodBatch, r.Append(nil))
+	span.end(err)
 	if err != nil {
 		return noAnswer(err, kv.ErrUnavailable)
 	}
@@ -183,7 +191,9 @@ func (t *Through) write(ctx context.Context, w *call) error {
 	}
 	attempt, done := oneAttempt(ctx)
 	defer done()
-	answer, err := t.Call(attempt, MethodBatch, request)
+	attempt, span := begin(attempt, t.Tracer, w.op.String(), attribute.Int("manykv.keys", w.size))
+	answer, err := t.Call(attempt, MethodBatch, appendTrace(slices.Clip(request), span.place()))
+	span.end(err)
 	if err == nil {
 		return w.takeAnswer(answer)
 	}

@@ -3,6 +3,8 @@ package coordinator
 import (
 	"encoding/binary"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 )
@@ -126,12 +128,15 @@ func (op Op) String() string {
 //	part of a read:  shard u32 · keys
 //	part of a list:  shard u32 · cursor u64 · max varint
 //	part of a write: shard u32 · commands (package kv)
+//
+// and, if it is traced, its trace (trace.go).
 type Request struct {
 	Epoch      uint64 // of the map the parts were cut by
 	Op         Op
 	AnyReplica bool   // a read that a follower may serve, after asking the leader how far it must be
 	Bucket     uint64 // of a read; commands carry theirs
 	Parts      []Part
+	Trace      trace.SpanContext // what it is part of; the zero value: it is not traced
 }
 
 // Part is what of a batch belongs to one shard.
@@ -167,6 +172,7 @@ func DecodeRequest(b []byte) (*Request, error) {
 			}
 		}
 	}
+	r.Trace = decodeTrace(d)
 	return r, d.Finish()
 }
 
@@ -209,7 +215,7 @@ func (r *Request) Append(dst []byte) []byte {
 			}
 		}
 	}
-	return dst
+	return appendTrace(dst, r.Trace)
 }
 
 // Status says how a node took one part.

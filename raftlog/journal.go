@@ -161,9 +161,8 @@ func makeBolt(path string) error {
 }
 
 func openBoltFile(path string) (*raftboltdb.BoltStore, error) {
-	return raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{
+	return raftboltdb.New(raftboltdb.Options{Path: path, NoSync: mutant.On(mutant.VotesNotSynced), BoltOptions: &bbolt.Options{
 		Timeout:        boltLockWait,
-		NoSync:         mutant.On(mutant.VotesNotSynced),
 		NoFreelistSync: true, // writing the freelist can cost more than the data
 		FreelistType:   bbolt.FreelistMapType,
 	}})

@@ -103,11 +103,15 @@ func (p *program) serve(ctx context.Context, cfg *serverConfig) (err error) {
 		return fmt.Errorf("start %s: %w", cfg.title(), err)
 	}
 	defer func() { err = errors.Join(err, monitor.Close()) }()
+	tracer, stopTraces, err := startTraces(ctx, cfg.OTLP, cfg.Name, logger)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", cfg.title(), err)
+	}
 	node, err := cluster.Open(cluster.Config{
 		Name: cfg.Name, DataDir: cfg.DataDir, Listen: cfg.Listen, Advertise: cfg.Advertise,
 		CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, GossipKeyFile: cfg.GossipKeyFile,
 		Join: cfg.Join, BootstrapExpect: cfg.BootstrapExpect, Shards: cfg.Shards, Replicas: cfg.Replicas,
-		LogStore: cfg.LogStore, JournalBytes: cfg.JournalBytes, RequestBytes: cfg.RequestBytes, SlowCall: slow,
+		LogStore: cfg.LogStore, JournalBytes: cfg.JournalBytes, RequestBytes: cfg.RequestBytes, SlowCall: slow, Tracer: tracer,
 		Limits: cfg.limits(), Logger: logger, Version: version(),
 	})
 	if err != nil {
@@ -124,7 +128,7 @@ func (p *program) serve(ctx context.Context, cfg *serverConfig) (err error) {
 	// What ctx says has come true; the handing over has its own time.
 	closing, done := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer done()
-	if err := errors.Join(node.Err(), node.Close(closing)); err != nil {
+	if err := errors.Join(node.Err(), node.Close(closing), stopTraces(closing)); err != nil {
 		return fmt.Errorf("node %s: %w", cfg.Name, err)
 	}
 	logger.Info("node stopped", "node", cfg.Name)

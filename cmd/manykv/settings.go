@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,6 +44,7 @@ type serverConfig struct {
 	HTTP            string   `toml:"http,omitempty"`
 	PProf           bool     `toml:"pprof,omitempty"`
 	SlowCall        string   `toml:"slow_call,omitempty"`
+	OTLP            string   `toml:"otlp,omitempty"`
 	MaxKeyBytes     int      `toml:"max_key_bytes,omitempty"`
 	MaxValueBytes   int      `toml:"max_value_bytes,omitempty"`
 	MaxBatchKeys    int      `toml:"max_batch_keys,omitempty"`
@@ -99,6 +101,8 @@ var settings = []setting{
 		help: "serve Go's profiles there too, under /debug/pprof/"},
 	{name: "slow_call", field: func(c *serverConfig) any { return &c.SlowCall },
 		help: fmt.Sprintf("how long a request takes that is logged, with where its time went, as 250ms; off: none is (default %v)", cluster.DefaultSlowCall)},
+	{name: "otlp", field: func(c *serverConfig) any { return &c.OTLP },
+		help: "`URL` of an OpenTelemetry collector that gets spans by OTLP over HTTP, as http://127.0.0.1:4318 (default: no spans are made)"},
 	{name: "max_key_bytes", field: func(c *serverConfig) any { return &c.MaxKeyBytes },
 		help: fmt.Sprintf("longest key; 0: %d", kv.Limits{}.WithDefaults().KeyBytes)},
 	{name: "max_value_bytes", field: func(c *serverConfig) any { return &c.MaxValueBytes },
@@ -259,6 +263,11 @@ func (c *serverConfig) checkAddrs() error {
 	if c.HTTP != "" {
 		if _, _, err := splitAddr(c.HTTP); err != nil {
 			return usagef("http %q, want host:port: %w", c.HTTP, err)
+		}
+	}
+	if c.OTLP != "" {
+		if u, err := url.Parse(c.OTLP); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return usagef("otlp %q, want a URL like http://127.0.0.1:4318", c.OTLP)
 		}
 	}
 	if c.PProf && c.HTTP == "" {

@@ -138,6 +138,7 @@ func TestASettingThatCannotBeIsWrongUse(t *testing.T) {
 		{"journal-bytes", "8388607", "journal_bytes 8388607, want 0 or at least 8388608"},
 		{"http", "9400", `http "9400", want host:port`},
 		{"pprof", "true", "pprof without http"},
+		{"otlp", "127.0.0.1:4318", `otlp "127.0.0.1:4318", want a URL`},
 		{"slow-call", "-1s", `slow_call "-1s", want a time more than 0`},
 		{"slow-call", "never", `slow_call "never", want a time`},
 		{"request-bytes", "-1", "request_bytes -1, want 0 or at least 1048576"},
