@@ -48,15 +48,7 @@ func countUpTo(d *kv.Decoder, most *int, itemBytes int, what string) int {
 
 // decodeKeys reads a list of keys.
 func decodeKeys(d *kv.Decoder, most *int) []string {
-	n := countUpTo(d, most, 1, "keys")
-	if n == 0 {
-		return nil
-	}
-	keys := make([]string, n)
-	for i := range keys {
-		keys[i] = d.String()
-	}
-	return keys
+	return d.Strings(countUpTo(d, most, 1, "keys"))
 }
 
 // Op says what a request does with its keys.

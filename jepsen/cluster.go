@@ -31,6 +31,8 @@ const (
 	// up to 10 s before it turns to a follower again that was away, and the machine
 	// may be busy.
 	catchUpTime = time.Minute
+	// replaceAttempt is how long one request for that is waited for, as manykv does.
+	replaceAttempt = 10 * time.Second
 	// replaceTime is how long a node may take that lost everything.
 	replaceTime = 2 * time.Minute
 	nodePort    = 7400
@@ -256,8 +258,13 @@ func (c *Cluster) Replace(ctx context.Context, node *Node) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, one.Close()) }()
+	m, err := one.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	before, _ := m.Node(sharding.NodeID(node.Name))
 	for {
-		err := one.ReplaceNode(ctx, node.Name, node.Addr)
+		err := replaceOnce(ctx, one, node, before.Storage)
 		if err == nil {
 			break
 		}
@@ -266,6 +273,25 @@ func (c *Cluster) Replace(ctx context.Context, node *Node) (err error) {
 		}
 	}
 	return caughtUp(ctx, one, node.Name)
+}
+
+// replaceOnce asks for it as an operator does, who gives up after a while and looks
+// what became of it: the leader of the meta group may be paused, and is waited for.
+func replaceOnce(ctx context.Context, c *client.Client, node *Node, before uint64) error {
+	attempt, done := context.WithTimeout(ctx, replaceAttempt)
+	defer done()
+	err := c.ReplaceNode(attempt, node.Name, node.Addr)
+	if err == nil {
+		return nil
+	}
+	m, failed := c.Nodes(ctx)
+	if failed != nil {
+		return errors.Join(err, failed)
+	}
+	if now, _ := m.Node(sharding.NodeID(node.Name)); now.Storage != before {
+		return nil
+	}
+	return err
 }
 
 // caughtUp waits until a node has its replica of every shard that the map gives it,

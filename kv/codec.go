@@ -136,6 +136,29 @@ func (d *Decoder) Bytes() []byte {
 // String reads a length and that many bytes as a string of its own.
 func (d *Decoder) String() string { return string(d.Bytes()) }
 
+// Strings reads n strings. They share one allocation, so that one that is kept keeps
+// them all: for the keys of a request, which live and die together.
+func (d *Decoder) Strings(n int) []string {
+	begin := d.off
+	for range n {
+		d.Bytes()
+	}
+	if d.err != nil || n == 0 {
+		return nil
+	}
+	end := d.off
+	block := string(d.b[begin:end])
+	out := make([]string, n)
+	d.off = begin
+	for i := range out {
+		size := int(d.Uvarint())
+		at := d.off - begin
+		out[i] = block[at : at+size]
+		d.off += size
+	}
+	return out
+}
+
 // Count reads the number of items that follow, each of at least itemBytes
 // bytes, so that what a caller allocates for them is justified by the input.
 func (d *Decoder) Count(itemBytes int) int {
@@ -176,15 +199,7 @@ func AppendKeys(dst []byte, keys []string) []byte {
 
 // Keys reads a list of keys.
 func (d *Decoder) Keys() []string {
-	n := d.Count(1)
-	if n == 0 {
-		return nil
-	}
-	keys := make([]string, n)
-	for i := range keys {
-		keys[i] = d.String()
-	}
-	return keys
+	return d.Strings(d.Count(1))
 }
 
 // Take32 reads a length of four bytes and that many bytes.

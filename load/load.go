@@ -229,7 +229,7 @@ func (l *Load) checkPairs(got []*kv.Pair, keys []string) error {
 func (l *Load) pairs(keys []string, random *rand.Rand) []kv.Pair {
 	l.once.Do(func() {
 		l.pool = make([]byte, poolBytes+l.ValueSize)
-		rand.NewChaCha8([32]byte{}).Read(l.pool) // never fails
+		_, _ = rand.NewChaCha8([32]byte{}).Read(l.pool) // never fails
 	})
 	pairs := make([]kv.Pair, len(keys))
 	for i, key := range keys {
