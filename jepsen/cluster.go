@@ -298,6 +298,7 @@ func replaceOnce(ctx context.Context, c *client.Client, node *Node, before uint6
 // with all that was committed when this was called, and a vote in each.
 func caughtUp(ctx context.Context, c *client.Client, name string) error {
 	var target map[uint32]uint64
+	var last error // as in Whole
 	for {
 		m, nodes, err := look(ctx, c)
 		if err == nil && target == nil {
@@ -309,8 +310,11 @@ func caughtUp(ctx context.Context, c *client.Client, name string) error {
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		if !wait(ctx, ask) {
-			return fmt.Errorf("node %s does not catch up: %w", name, err)
+			return fmt.Errorf("node %s does not catch up: %w", name, last)
 		}
 	}
 }
@@ -415,6 +419,7 @@ func committed(nodes []client.Status) map[uint32]uint64 {
 // Whole waits until every node answers and has applied what the others know to be
 // committed: until one more node may be lost.
 func Whole(ctx context.Context, c *client.Client) error {
+	var last error // what was missing when there was time to ask for it
 	for {
 		m, nodes, err := look(ctx, c)
 		if err == nil {
@@ -423,8 +428,11 @@ func Whole(ctx context.Context, c *client.Client) error {
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		if !wait(ctx, ask/10) {
-			return fmt.Errorf("the cluster is not whole: %w", err)
+			return fmt.Errorf("the cluster is not whole: %w", last)
 		}
 	}
 }
