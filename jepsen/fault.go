@@ -44,6 +44,8 @@ type Fault struct {
 	Round  int      `json:"round"` // faults of one round overlap
 	Begin  int64    `json:"begin"` // nanoseconds since the history began
 	End    int64    `json:"end"`   // all is well again, as far as this one goes
+	// Awaited: nothing was done after its round until every shard took writes.
+	Awaited bool `json:"awaited,omitempty"`
 }
 
 // kind is what can be done. A network or disks that the cluster does not have rule

@@ -80,6 +80,7 @@ func (n *Nemesis) Run(ctx context.Context) ([]Fault, error) {
 	for round := 0; wait(ctx, between(random, settle, longestSettle)); round++ {
 		err := errors.Join(n.round(ctx, round, n.plan(random, round)), n.deaths())
 		if random.IntN(3) > 0 && err == nil { // else the next round meets what has not recovered
+			n.awaited(round)
 			err = n.recovered(ctx)
 		}
 		if round == 0 && n.FirstDone != nil {
@@ -90,6 +91,18 @@ func (n *Nemesis) Run(ctx context.Context) ([]Fault, error) {
 		}
 	}
 	return n.faults, nil
+}
+
+// awaited marks the faults of a round after which nothing is done until every shard
+// takes writes.
+func (n *Nemesis) awaited(round int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range n.faults {
+		if n.faults[i].Round == round {
+			n.faults[i].Awaited = true
+		}
+	}
 }
 
 // recovered waits until every shard takes writes again. Without that, faults in quick

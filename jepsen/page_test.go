@@ -80,10 +80,11 @@ func TestRecovery(t *testing.T) {
 	r := &Result{
 		probes: []int64{1 * second, 2 * second, 5 * second, 6 * second, 7 * second, 20 * second, 21 * second},
 		Faults: []Fault{
-			{Kind: KillLeader, Round: 0, Begin: 2*second + 1, End: 10 * second},
-			{Kind: Halves, Round: 1, Begin: 8 * second, End: 15 * second},
-			{Kind: Loss, Round: 2, Begin: 16 * second, End: 17 * second}, // beside another: says nothing
-			{Kind: Halves, Round: 2, Begin: 16 * second, End: 17 * second},
+			{Kind: KillLeader, Round: 0, Begin: 2*second + 1, End: 10 * second, Awaited: true},
+			{Kind: Halves, Round: 1, Begin: 8 * second, End: 15 * second, Awaited: true},
+			{Kind: Loss, Round: 2, Begin: 16 * second, End: 17 * second, Awaited: true}, // beside another: says nothing
+			{Kind: Halves, Round: 2, Begin: 16 * second, End: 17 * second, Awaited: true},
+			{Kind: Halves, Round: 3, Begin: 1 * second, End: 2 * second}, // the next round came at once
 		},
 	}
 	got := r.Recovery()

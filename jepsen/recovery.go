@@ -8,7 +8,8 @@ import (
 )
 
 // Recovery is how long it took after faults of a kind until every shard took writes.
-// Only rounds with one fault count, where the time can be put down to it.
+// Only rounds with one fault count, after which the nemesis waited: there the time can
+// be put down to it.
 type Recovery struct {
 	Kind  string        `json:"kind"`
 	Times int           `json:"times"`
@@ -27,7 +28,7 @@ func (r *Result) Recovery() []Recovery {
 	}
 	times := make(map[string][]time.Duration)
 	for _, f := range r.Faults {
-		if alone[f.Round] == 1 {
+		if alone[f.Round] == 1 && f.Awaited {
 			times[f.Kind] = append(times[f.Kind], recovered(r.probes, recoveryFrom(f)))
 		}
 	}
