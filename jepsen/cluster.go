@@ -461,8 +461,21 @@ func whole(m *sharding.Map, nodes []client.Status) error {
 }
 
 // SameHashes wants the replicas of each shard to hold the same state at the same
-// entry. Nobody may be writing.
+// entry. Clients may not be writing; a leadership that moves adds entries of its own,
+// so replicas at different entries are asked again until ctx ends.
 func SameHashes(ctx context.Context, c *client.Client) error {
+	for {
+		err := sameHashes(ctx, c)
+		if !errors.Is(err, errApart) || !wait(ctx, ask) {
+			return err
+		}
+	}
+}
+
+// errApart: two replicas are at different entries.
+var errApart = errors.New("at different entries")
+
+func sameHashes(ctx context.Context, c *client.Client) error {
 	nodes, err := c.Status(ctx)
 	if err != nil {
 		return err
@@ -478,12 +491,14 @@ func SameHashes(ctx context.Context, c *client.Client) error {
 			if err != nil {
 				return fmt.Errorf("hash of shard %d on node %s: %w", s.Shard, n.Node, err)
 			}
-			here := state{index, hash}
 			other, known := first[uint32(s.Shard)]
-			if known && here != other {
-				return fmt.Errorf("shard %d: node %s is at entry %d with hash %016x, another at %d with %016x", s.Shard, n.Node, index, hash, other.index, other.hash)
+			switch {
+			case known && other.index != index:
+				return fmt.Errorf("shard %d: node %s has applied %d, another %d: %w", s.Shard, n.Node, index, other.index, errApart)
+			case known && other.hash != hash:
+				return fmt.Errorf("shard %d: at entry %d node %s has hash %016x, another %016x", s.Shard, index, n.Node, hash, other.hash)
 			}
-			first[uint32(s.Shard)] = here
+			first[uint32(s.Shard)] = state{index, hash}
 		}
 	}
 	return nil

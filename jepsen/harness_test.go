@@ -192,7 +192,9 @@ func (h *harness) awaitWholeFor(c *client.Client, within time.Duration) {
 // entry.
 func (h *harness) sameHashes(c *client.Client) {
 	h.t.Helper()
-	if err := SameHashes(h.t.Context(), c); err != nil {
+	ctx, done := context.WithTimeout(h.t.Context(), healTime)
+	defer done()
+	if err := SameHashes(ctx, c); err != nil {
 		h.t.Error(err)
 	}
 }

@@ -354,7 +354,7 @@ func (r *run) heal(ctx context.Context) {
 	err = Whole(catching, r.clients[0])
 	r.check("every node has everything", err, fmt.Sprintf("%v after the last fault; %v are allowed", time.Since(began).Round(time.Millisecond), catchUpTime))
 	if err == nil {
-		r.check("replicas are alike", SameHashes(ctx, r.clients[0]), "the replicas of each shard hold the same at the same entry")
+		r.check("replicas are alike", SameHashes(catching, r.clients[0]), "the replicas of each shard hold the same at the same entry")
 	}
 }
 
