@@ -128,7 +128,7 @@ func (c *testCluster) clientConfig(nodes ...int) client.Config {
 	certs := filepath.Join(c.dir, "certs")
 	cfg := client.Config{
 		CAFile: filepath.Join(certs, "ca.crt"), CertFile: filepath.Join(certs, "client.crt"), KeyFile: filepath.Join(certs, "client.key"),
-		Timeout: 20 * time.Second,
+		Timeout: time.Minute, // for tens of MiB with the race detector on a slow machine
 	}
 	for i := range c.cfgs {
 		if len(nodes) == 0 || i == nodes[0] {

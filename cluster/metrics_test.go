@@ -63,6 +63,7 @@ func labelled(m *dto.Metric, want []string) bool {
 }
 
 func TestMetricsCountWhatCallersDid(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3)
 	b := bucket(t, c.client(c.clientConfig()), "b")
 	pairs := somePairs(300, "first")
@@ -110,6 +111,7 @@ func TestMetricsCountWhatCallersDid(t *testing.T) {
 // TestMetricsAreNamedAsPrometheusWants also finds a family that is there twice, or
 // whose labels do not fit.
 func TestMetricsAreNamedAsPrometheusWants(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1)
 	problems, err := testutil.GatherAndLint(registered(t, c.nodes[0]))
 	must(t, err)
@@ -172,6 +174,7 @@ func (l *lines) with(word string) (found []string) {
 
 // TestSlowCallsAreTold: every call is slow here.
 func TestSlowCallsAreTold(t *testing.T) {
+	t.Parallel()
 	var log lines
 	c := newCluster(t, 1, func(_ int, cfg *Config) {
 		cfg.SlowCall, cfg.Logger = time.Nanosecond, slog.New(slog.NewTextHandler(&log, nil))
@@ -212,6 +215,7 @@ func TestSlowCallsAreTold(t *testing.T) {
 
 // TestReadyIsAConfirmedRead: two of three nodes are a majority, one is none.
 func TestReadyIsAConfirmedRead(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, nil)
 	c.start(0)
 	if err := c.nodes[0].Ready(t.Context()); err == nil {
@@ -243,6 +247,7 @@ func TestReadyIsAConfirmedRead(t *testing.T) {
 
 // TestMetricsWhileTheNodeCloses: whoever scrapes does not know.
 func TestMetricsWhileTheNodeCloses(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1)
 	bucket(t, c.client(c.clientConfig()), "b")
 	node, registry := c.nodes[0], registered(t, c.nodes[0])

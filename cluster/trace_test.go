@@ -24,6 +24,7 @@ func tree(spans tracetest.SpanStubs) (paths []string) {
 // TestSpansFromClientToApply follows a write and a read, sent to the leaders and
 // through a node: one trace each, every span under the one that caused it.
 func TestSpansFromClientToApply(t *testing.T) {
+	t.Parallel()
 	made := tracetest.NewInMemoryExporter()
 	provider := trace.NewTracerProvider(trace.WithSyncer(made))
 	tracer := provider.Tracer("test")

@@ -117,6 +117,9 @@ func testManyKeys(t *testing.T, s *site) {
 	r.mustFail(t, exitFailed, "1 key in 1 call: 1 applied, 0 not applied, 0 unknown; input after them was not sent: line 2: ")
 }
 
+// slowCall is a --timeout for MiB with the race detector on a slow machine.
+const slowCall = "1m"
+
 func testNumbersAndVersions(t *testing.T, s *site) {
 	s.expect(0, "1\n", "incr", "stats", "visits", "--create")
 	s.expect(0, "8\n", "incr", "stats", "visits", "7")
@@ -141,8 +144,8 @@ func testNumbersAndVersions(t *testing.T, s *site) {
 	s.run("", "get", "stats", "nobody", "--with-version").mustFail(t, exitFailed, "not found")
 
 	large := strings.Repeat("large", kv.MaxValueBytes/5) // in many pieces
-	s.must(large, "cas", "stats", "large", "-", "--absent")
-	if got := s.must("", "get", "stats", "large"); got != large {
+	s.must(large, "cas", "stats", "large", "-", "--absent", "--timeout", slowCall)
+	if got := s.must("", "get", "stats", "large", "--timeout", slowCall); got != large {
 		t.Errorf("got %d other bytes, want %d", len(got), len(large))
 	}
 }

@@ -135,7 +135,7 @@ func TestWasmServe(t *testing.T) {
 func testWasm(t *testing.T, s *site) {
 	draft, draft2 := conformanceGuest(t, "draft.wasm"), conformanceGuest(t, "draft2.wasm") // running changes the directory
 	out := s.must("", "wasm", "run", draft, "--create", "--bucket-map", "=guest", "--bucket-map", "readonly=guest",
-		"--read-only", "readonly", "--deny", "forbidden", "--invoke", "run")
+		"--read-only", "readonly", "--deny", "forbidden", "--invoke", "run", "--timeout", slowCall)
 	if !strings.HasSuffix(out, " checks passed\n") {
 		t.Errorf("%q", out)
 	}
