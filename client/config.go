@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
-
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/manykv/manykv/kv"

@@ -210,21 +210,19 @@ func inOut(of func(*glimpse) (in, out uint64)) func(*glimpse) []sample {
 }
 
 func perShard(of func(*coordinator.ShardStatus) uint64) func(*glimpse) []sample {
-	return func(g *glimpse) (all []sample) {
-		for i := range g.status.Shards {
-			s := &g.status.Shards[i]
-			all = append(all, sample{float64(of(s)), []string{shardLabel(s.Shard)}})
-		}
-		return all
-	}
+	return perReplica(of, func(*coordinator.ShardStatus) bool { return true })
 }
 
 // perRunning leaves out replicas that take no part in their group now: their zeros
 // would look like a fall.
 func perRunning(of func(*coordinator.ShardStatus) uint64) func(*glimpse) []sample {
+	return perReplica(of, func(s *coordinator.ShardStatus) bool { return s.Term > 0 })
+}
+
+func perReplica(of func(*coordinator.ShardStatus) uint64, shown func(*coordinator.ShardStatus) bool) func(*glimpse) []sample {
 	return func(g *glimpse) (all []sample) {
 		for i := range g.status.Shards {
-			if s := &g.status.Shards[i]; s.Term > 0 {
+			if s := &g.status.Shards[i]; shown(s) {
 				all = append(all, sample{float64(of(s)), []string{shardLabel(s.Shard)}})
 			}
 		}

@@ -227,7 +227,7 @@ func (b *batch) shard(m *sharding.Map, i int) sharding.Shard {
 // target chooses the node for a shard: a node reads its own replica, everything
 // else goes to the leader.
 func (b *batch) target(t *table, s sharding.Shard) sharding.NodeID {
-	if b.op.reads() && !b.toLeader && b.c.cfg.Self != "" && t.holds(s, b.c.cfg.Self) {
+	if b.op.Reads() && !b.toLeader && b.c.cfg.Self != "" && t.holds(s, b.c.cfg.Self) {
 		return b.c.cfg.Self
 	}
 	return t.leader(s)
@@ -235,7 +235,7 @@ func (b *batch) target(t *table, s sharding.Shard) sharding.NodeID {
 
 // encode writes the request of one node.
 func (b *batch) encode(epoch uint64, x *exchange) []byte {
-	own := b.op.reads() && !b.toLeader && x.node == b.c.cfg.Self
+	own := b.op.Reads() && !b.toLeader && x.node == b.c.cfg.Self
 	req := appendRequestHeader(nil, epoch, b.op, own, b.bucket, len(x.parts))
 	for _, p := range x.parts {
 		req = binary.BigEndian.AppendUint32(req, uint32(p.shard))
@@ -243,7 +243,7 @@ func (b *batch) encode(epoch uint64, x *exchange) []byte {
 		case b.op == OpList:
 			req = binary.BigEndian.AppendUint64(req, b.page.cursor)
 			req = binary.AppendUvarint(req, uint64(b.page.most))
-		case b.op.reads():
+		case b.op.Reads():
 			req = binary.AppendUvarint(req, uint64(len(p.positions)))
 			for _, i := range p.positions {
 				req = kv.AppendString(req, b.keys[i])
@@ -343,7 +343,7 @@ func (b *batch) settleError(t *table, x *exchange) {
 		b.fail(fmt.Errorf("%w: %w", kv.ErrUnavailable, err))
 	case errors.Is(err, transport.ErrClosed):
 		b.fail(class)
-	case b.op.reads() && errors.As(err, &remote):
+	case b.op.Reads() && errors.As(err, &remote):
 		b.fail(fmt.Errorf("%w: %w", kv.ErrInvalid, err))
 	}
 	if x.node == b.c.cfg.Self {

@@ -47,7 +47,7 @@ type BatchRequest struct {
 func DecodeBatchRequest(b []byte) (*BatchRequest, error) {
 	d := versioned(b)
 	r := &BatchRequest{Op: Op(d.U8()), Bucket: d.U64()}
-	if !r.Op.reads() {
+	if !r.Op.Reads() {
 		r.decodeOrigin(d)
 	}
 	most := maxItems
@@ -68,7 +68,7 @@ func DecodeBatchRequest(b []byte) (*BatchRequest, error) {
 	default:
 		d.Fail("operation %d", r.Op)
 	}
-	if !r.Op.reads() {
+	if !r.Op.Reads() {
 		r.decodeKnown(d)
 	}
 	r.Trace = decodeTrace(d)
@@ -122,7 +122,7 @@ func (r *BatchRequest) decodeOrigin(d *kv.Decoder) {
 func (r *BatchRequest) Append(dst []byte) []byte {
 	dst = append(dst, wireVersion, byte(r.Op))
 	dst = binary.BigEndian.AppendUint64(dst, r.Bucket)
-	if !r.Op.reads() {
+	if !r.Op.Reads() {
 		dst = binary.BigEndian.AppendUint64(dst, r.Origin.Client)
 		dst = binary.BigEndian.AppendUint64(dst, r.Origin.Seq)
 		dst = binary.BigEndian.AppendUint64(dst, r.Origin.Acked)
@@ -144,7 +144,7 @@ func (r *BatchRequest) Append(dst []byte) []byte {
 	default:
 		dst = kv.AppendKeys(dst, r.Keys)
 	}
-	if !r.Op.reads() {
+	if !r.Op.Reads() {
 		dst = kv.AppendBytes(dst, r.Known)
 	}
 	return appendTrace(dst, r.Trace)
@@ -172,7 +172,7 @@ func (c *Coordinator) ServeBatch(ctx context.Context, request []byte) ([]byte, e
 		return nil, err
 	}
 	ctx = Under(ctx, r.Trace)
-	if !r.Op.reads() {
+	if !r.Op.Reads() {
 		return c.serveWrite(ctx, r), nil
 	}
 	var items []byte

@@ -129,11 +129,11 @@ func (f *fakeCluster) serve(node sharding.NodeID, q *Request, fate fate) []byte 
 				w.Part(refusal)
 				continue
 			}
-			if a.Leader = f.leader(p.Shard); !q.Op.reads() {
+			if a.Leader = f.leader(p.Shard); !q.Op.Reads() {
 				f.write(p, a, fate)
 			}
 		}
-		if !q.Op.reads() {
+		if !q.Op.Reads() {
 			w.Part(a)
 			continue
 		}
@@ -174,7 +174,7 @@ func (f *fakeCluster) check(q *Request, p *Part) {
 			keys = append(keys, w.key)
 		}
 	}
-	if len(keys) == 0 && q.Op != OpList || q.Op.reads() && q.Bucket != testBucket {
+	if len(keys) == 0 && q.Op != OpList || q.Op.Reads() && q.Bucket != testBucket {
 		f.problems = append(f.problems, fmt.Errorf("a part of %d keys of bucket %d", len(keys), q.Bucket))
 	}
 	for _, key := range keys {
@@ -210,7 +210,7 @@ func (f *fakeCluster) refuse(node sharding.NodeID, s sharding.Shard, q *Request,
 	case partUnknownCode:
 		a.Status, a.Code, a.Detail = StatusRefused, 99, "a code of a later version"
 	default:
-		if node == leader || q.Op.reads() && q.AnyReplica && slices.Contains(f.m.Group(s).Replicas, node) {
+		if node == leader || q.Op.Reads() && q.AnyReplica && slices.Contains(f.m.Group(s).Replicas, node) {
 			return nil
 		}
 		a.Leader = leader

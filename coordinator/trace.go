@@ -32,15 +32,10 @@ func decodeTrace(d *kv.Decoder) trace.SpanContext {
 	if d.Left() != traceBytes {
 		return trace.SpanContext{} // Finish refuses anything else that is left
 	}
-	var c trace.SpanContextConfig
-	for i := range c.TraceID {
-		c.TraceID[i] = d.U8()
-	}
-	for i := range c.SpanID {
-		c.SpanID[i] = d.U8()
-	}
-	c.TraceFlags, c.Remote = trace.TraceFlags(d.U8()), true
-	s := trace.NewSpanContext(c)
+	b := d.Rest()
+	s := trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: trace.TraceID(b[:16]), SpanID: trace.SpanID(b[16:24]), TraceFlags: trace.TraceFlags(b[24]), Remote: true,
+	})
 	if !s.IsValid() {
 		d.Fail("a trace without ids")
 	}
@@ -78,7 +73,8 @@ func (s span) end(err error) {
 	s.s.End()
 }
 
-// begin is the span of a whole call, as its caller sees it.
+// begin is the span of a whole call, as its caller sees it. Without a tracer, here and
+// below, not even the attributes are made.
 func (b *batch) begin(ctx context.Context) (context.Context, span) {
 	if b.c.cfg.Tracer == nil {
 		return ctx, span{}

@@ -69,9 +69,7 @@ const (
 )
 
 // Reads says whether the operation changes nothing.
-func (op Op) Reads() bool { return op.reads() }
-
-func (op Op) reads() bool { return op == OpGet || op == OpExists || op == OpList }
+func (op Op) Reads() bool { return op == OpGet || op == OpExists || op == OpList }
 
 // Carries says whether a command may travel in a request of this operation.
 func (op Op) Carries(w *kv.Write) bool {
@@ -155,7 +153,7 @@ func DecodeRequest(b []byte) (*Request, error) {
 		switch {
 		case r.Op == OpList:
 			p.Cursor, p.Max = d.U64(), decodeMax(d)
-		case r.Op.reads():
+		case r.Op.Reads():
 			p.Keys = decodeKeys(d, &items)
 		default:
 			p.Commands = make([][]byte, countUpTo(d, &items, 1, "commands"))
@@ -198,7 +196,7 @@ func (r *Request) Append(dst []byte) []byte {
 		case r.Op == OpList:
 			dst = binary.BigEndian.AppendUint64(dst, p.Cursor)
 			dst = binary.AppendUvarint(dst, uint64(p.Max))
-		case r.Op.reads():
+		case r.Op.Reads():
 			dst = kv.AppendKeys(dst, p.Keys)
 		default:
 			dst = binary.AppendUvarint(dst, uint64(len(p.Commands)))

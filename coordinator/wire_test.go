@@ -437,7 +437,7 @@ func TestMessagesComeBack(t *testing.T) {
 			p := Part{Shard: sharding.Shard(rapid.Uint32().Draw(t, "shard"))}
 			if q.Op == OpList {
 				p.Cursor, p.Max = rapid.Uint64().Draw(t, "cursor"), rapid.IntRange(1, maxItems).Draw(t, "max")
-			} else if q.Op.reads() {
+			} else if q.Op.Reads() {
 				p.Keys = rapid.SliceOfN(text, 1, 4).Draw(t, "keys")
 			} else {
 				p.Commands = rapid.SliceOfN(small, 0, 4).Draw(t, "commands")

@@ -263,14 +263,8 @@ func (c *Cluster) Replace(ctx context.Context, node *Node) (err error) {
 		return err
 	}
 	before, _ := m.Node(sharding.NodeID(node.Name))
-	for {
-		err := replaceOnce(ctx, one, node, before.Storage)
-		if err == nil {
-			break
-		}
-		if !wait(ctx, ask) {
-			return fmt.Errorf("replace node %s: %w", node.Name, err)
-		}
+	if err := until(ctx, ask, func() error { return replaceOnce(ctx, one, node, before.Storage) }); err != nil {
+		return fmt.Errorf("replace node %s: %w", node.Name, err)
 	}
 	return caughtUp(ctx, one, node.Name)
 }
@@ -298,23 +292,36 @@ func replaceOnce(ctx context.Context, c *client.Client, node *Node, before uint6
 // with all that was committed when this was called, and a vote in each.
 func caughtUp(ctx context.Context, c *client.Client, name string) error {
 	var target map[uint32]uint64
-	var last error // as in Whole
-	for {
+	err := until(ctx, ask, func() error {
 		m, nodes, err := look(ctx, c)
-		if err == nil && target == nil {
+		if err != nil {
+			return err
+		}
+		if target == nil {
 			target = committed(nodes)
 		}
-		if err == nil {
-			err = lacks(m, nodes, name, target)
-		}
+		return lacks(m, nodes, name, target)
+	})
+	if err != nil {
+		return fmt.Errorf("node %s does not catch up: %w", name, err)
+	}
+	return nil
+}
+
+// until calls check, with pauses, until it holds. When ctx ends it returns what did
+// not hold when there was time to ask for it: a check that ctx cuts short says nothing.
+func until(ctx context.Context, pause time.Duration, check func() error) error {
+	var last error
+	for {
+		err := check()
 		if err == nil {
 			return nil
 		}
 		if last == nil || ctx.Err() == nil {
 			last = err
 		}
-		if !wait(ctx, ask) {
-			return fmt.Errorf("node %s does not catch up: %w", name, last)
+		if !wait(ctx, pause) {
+			return last
 		}
 	}
 }
@@ -419,22 +426,17 @@ func committed(nodes []client.Status) map[uint32]uint64 {
 // Whole waits until every node answers and has applied what the others know to be
 // committed: until one more node may be lost.
 func Whole(ctx context.Context, c *client.Client) error {
-	var last error // what was missing when there was time to ask for it
-	for {
+	err := until(ctx, ask/10, func() error {
 		m, nodes, err := look(ctx, c)
-		if err == nil {
-			err = whole(m, nodes)
+		if err != nil {
+			return err
 		}
-		if err == nil {
-			return nil
-		}
-		if last == nil || ctx.Err() == nil {
-			last = err
-		}
-		if !wait(ctx, ask/10) {
-			return fmt.Errorf("the cluster is not whole: %w", last)
-		}
+		return whole(m, nodes)
+	})
+	if err != nil {
+		return fmt.Errorf("the cluster is not whole: %w", err)
 	}
+	return nil
 }
 
 // whole says what a cluster lacks.
