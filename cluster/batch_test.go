@@ -78,6 +78,9 @@ func TestThreeNodes(t *testing.T) {
 			pairs[i] = kv.Pair{Key: fmt.Sprintf("large-%d", i), Value: bytes.Repeat([]byte{byte(i)}, size)}
 		}
 		most := kv.Limits{}.WithDefaults().ValueBytes
+		if raceDetector {
+			most /= 4
+		}
 		pairs[0].Value = bytes.Repeat([]byte{7}, most)
 		must(t, b.SetMany(t.Context(), pairs))
 		for name, v := range views {

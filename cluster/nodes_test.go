@@ -414,7 +414,9 @@ func TestBusy(t *testing.T) {
 	if !c.nodes[0].proposed.take(all) {
 		t.Fatal("the budget is used already")
 	}
-	err := b.Set(t.Context(), "k", []byte("v"))
+	ctx, done := context.WithTimeout(t.Context(), 2*time.Second) // it is tried again until then
+	defer done()
+	err := b.Set(ctx, "k", []byte("v"))
 	var batch *kv.BatchError
 	if !errors.Is(err, kv.ErrBusy) || !errors.As(err, &batch) || batch.Outcomes[0] != kv.OutcomeNotApplied {
 		t.Errorf("over the budget: %v", err)

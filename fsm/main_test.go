@@ -1,6 +1,8 @@
 package fsm
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -163,7 +165,15 @@ func dump(t tb, s *Store) []string {
 	}
 	var rows []string
 	for it.First(); it.Valid(); it.Next() {
-		rows = append(rows, fmt.Sprintf("%x = %x", it.Key(), it.Value()))
+		row := hex.AppendEncode(nil, it.Key())
+		value := it.Value()
+		if len(value) > 1<<10 {
+			row = fmt.Appendf(row, " %d bytes", len(value))
+			sum := sha256.Sum256(value)
+			value = sum[:]
+		}
+		row = append(row, " = "...)
+		rows = append(rows, string(hex.AppendEncode(row, value)))
 	}
 	if err := it.Close(); err != nil {
 		t.Fatalf("scan: %v", err)
