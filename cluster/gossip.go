@@ -89,7 +89,7 @@ func (g *gossip) rejoin() {
 	tick := time.NewTicker(rejoinEvery)
 	defer tick.Stop()
 	for {
-		if addrs := g.missing(); len(addrs) > 0 {
+		if addrs := g.net.lookUp(g.missing(), rejoinEvery); len(addrs) > 0 {
 			if _, err := g.list.Join(addrs); err != nil {
 				g.n.cfg.Logger.Debug("gossip: join", "error", err)
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -75,11 +76,39 @@ func (g *gossipNet) pump() {
 
 // FinalAdvertiseAddr returns the IP address and port others shall use.
 func (g *gossipNet) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
-	addr, err := net.ResolveUDPAddr("udp", net.JoinHostPort(g.host, g.port))
+	ctx, done := context.WithTimeout(g.dialing, streamTimeout)
+	defer done()
+	all, err := g.trans.Lookup(ctx, net.JoinHostPort(g.host, g.port))
 	if err != nil {
 		return nil, 0, fmt.Errorf("advertise address: %w", err)
 	}
-	return addr.IP, addr.Port, nil
+	return all[0].Addr().AsSlice(), int(all[0].Port()), nil
+}
+
+// lookUp turns addresses into those of memberlist's Join: with numbers, since for a
+// name it asks the resolver itself, one name after the other, for longer than a node
+// may take to end. What is not found in time is left out, and asked for next time.
+func (g *gossipNet) lookUp(addrs []string, within time.Duration) []string {
+	ctx, done := context.WithTimeout(g.dialing, within)
+	defer done()
+	found := make([][]netip.AddrPort, len(addrs))
+	var all sync.WaitGroup
+	for i, addr := range addrs {
+		all.Go(func() {
+			var err error
+			if found[i], err = g.trans.Lookup(ctx, addr); err != nil {
+				g.logger.Debug("gossip: look up", "addr", addr, "error", err)
+			}
+		})
+	}
+	all.Wait()
+	var numbers []string
+	for _, some := range found {
+		for _, addr := range some {
+			numbers = append(numbers, addr.String())
+		}
+	}
+	return numbers
 }
 
 func (g *gossipNet) WriteTo(b []byte, addr string) (time.Time, error) {

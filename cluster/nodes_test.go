@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,6 +123,38 @@ func TestOneNode(t *testing.T) {
 	pairs := somePairs(100, "alone")
 	must(t, b.SetMany(t.Context(), pairs))
 	expect(t, "alone", b, pairs)
+}
+
+// A resolver that answers nobody, as that of a container's network for a node that is
+// gone, must not hold up a node that ends. Not parallel: the resolver is everybody's.
+func TestANodeEndsWhileNamesAreLookedUp(t *testing.T) {
+	c := newCluster(t, 1, func(_ int, cfg *Config) { cfg.Join = nil })
+	c.start(0)
+	c.stop(0)
+	asked := make(chan struct{}, 100)
+	before := net.DefaultResolver
+	t.Cleanup(func() { net.DefaultResolver = before })
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		silent, other := net.Pipe()
+		t.Cleanup(func() { _ = other.Close() })
+		return silent, nil
+	}}
+	c.cfgs[0].Join = []string{"nobody-1:7100", "nobody-2:7100"}
+	c.start(0)
+	select {
+	case <-asked:
+	case <-time.After(10 * time.Second):
+		t.Fatal("no name was looked up")
+	}
+	began := time.Now()
+	c.stop(0)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the node took %v to end", took)
+	}
 }
 
 // With four nodes one has no copy of the catalogue and learns the map from the
