@@ -141,6 +141,8 @@ var looked = []metric{
 	{family{"manykv_store_bytes", "Size of the data on disk.", nil}, gauge, one(func(g *glimpse) uint64 { return g.store.DiskBytes })},
 	{family{"manykv_store_cache_hits_total", "Blocks of the store found in its cache.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.CacheHits })},
 	{family{"manykv_store_cache_misses_total", "Blocks of the store read from disk.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.CacheMisses })},
+	{family{"manykv_value_cache_hits_total", "Keys read that the cache of values had.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.ValueHits })},
+	{family{"manykv_value_cache_misses_total", "Keys read that it had not, or that are missing.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.ValueMisses })},
 	{family{"manykv_store_flushes_total", "Memtables written to disk.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.Flushes })},
 	{family{"manykv_store_compactions_total", "Compactions done.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.Compactions })},
 	{family{"manykv_store_compaction_debt_bytes", "Bytes that wait to be compacted, as estimated.", nil}, gauge, one(func(g *glimpse) uint64 { return g.store.CompactionDebt })},

@@ -41,8 +41,8 @@ func benchCommands() (commands [][]byte, batches [][]string) {
 	return commands, batches
 }
 
-func benchStore(b *testing.B) (*Store, *Data) {
-	s, err := Open(Config{Dir: b.TempDir()})
+func benchStore(b *testing.B, cache int64) (*Store, *Data) {
+	s, err := Open(Config{Dir: b.TempDir(), ValueCacheBytes: cache})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func benchStore(b *testing.B) (*Store, *Data) {
 
 func BenchmarkApply(b *testing.B) {
 	commands, _ := benchCommands()
-	_, d := benchStore(b)
+	_, d := benchStore(b, 0)
 	entries := make([]Entry, 1)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
@@ -68,9 +68,9 @@ func BenchmarkApply(b *testing.B) {
 
 func BenchmarkGet(b *testing.B) {
 	commands, batches := benchCommands()
-	for _, where := range []string{"memory", "tables"} {
+	for where, cache := range map[string]int64{"memory": 1, "tables": 1, "cached": 128 << 20} {
 		b.Run(where, func(b *testing.B) {
-			s, d := benchStore(b)
+			s, d := benchStore(b, cache)
 			for i, command := range commands {
 				apply(b, d, Entry{Index: uint64(i + 2), Term: 1, Command: command})
 			}

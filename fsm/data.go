@@ -22,6 +22,10 @@ type Data struct {
 	owned      atomic.Pointer[sharding.Range] // nil before the first lead entry
 	droppedIDs atomic.Pointer[[]uint64]       // of buckets: sorted, replaced and never edited
 	replacing  atomic.Bool                    // the rows may be ahead of droppedIDs: set by Store.replace until load is done
+
+	// Of the value cache, see there.
+	changes atomic.Uint64 // odd while rows change
+	era     atomic.Uint64 // values cached in an earlier one are void; changed only while changes is odd
 }
 
 func openData(s *Store, shard sharding.Shard) (*Data, error) {
@@ -54,7 +58,10 @@ func (d *Data) load() error {
 	}
 	d.rec, d.sessions = rec, sessions
 	d.droppedIDs.Store(&dropped)
+	d.changing()
+	d.era.Add(1)
 	d.replacing.Store(false)
+	d.changed()
 	d.owned.Store(owned)
 	d.show()
 	return nil
@@ -97,9 +104,15 @@ func (d *Data) newBatch(entries []Entry) *pebble.Batch {
 	return d.store.db.NewBatch()
 }
 
-func (d *Data) finish(b *pebble.Batch) error { return d.sessions.finish(b) }
+func (d *Data) finish(b *pebble.Batch) error {
+	if err := d.sessions.finish(b); err != nil {
+		return err
+	}
+	return d.cacheBatch(b)
+}
 
 func (d *Data) publish() {
+	d.changed()
 	if now := d.owned.Load(); d.rec.owns && (now == nil || *now != d.rec.owned) {
 		r := d.rec.owned
 		d.owned.Store(&r)
@@ -204,15 +217,20 @@ func (d *Data) iterator(bucket uint64, o *pebble.IterOptions) (*pebble.Iterator,
 	if err != nil {
 		return nil, fmt.Errorf("fsm: reading shard %d: %w", d.shard, err)
 	}
-	err = d.existsNow(bucket)
+	if err := d.readable(bucket); err != nil { // only now: see drop
+		return nil, errors.Join(err, it.Close())
+	}
+	return it, nil
+}
+
+// readable says why a bucket cannot be read, after whoever asks has a state to read.
+func (d *Data) readable(bucket uint64) error {
+	err := d.existsNow(bucket)
 	if d.dropped.Load() {
 		// Set before the rows go: else what is missing was never there.
 		err = fmt.Errorf("fsm: reading shard %d: %w", d.shard, ErrDropped)
 	}
-	if err != nil { // only now: see drop
-		return nil, errors.Join(err, it.Close())
-	}
-	return it, nil
+	return err
 }
 
 // keyBuffer is room for the disk key of an ordinary key.
@@ -227,16 +245,41 @@ const keyBuffer = 128
 // dropped. visit must not call the store: a Close that waits for it would wait
 // for ever.
 //
-// One iterator reads all keys: it is a consistent view that costs no lock of
-// the store (a Pebble snapshot takes two) and no allocation for each key.
-// Measured on two cores with 400,000 keys of 256 B, 100 of them at random:
-// 289 µs against 361 µs for Gets of a snapshot. Only a shard still wholly in
-// memory is read faster that way, 83 µs against 139 µs.
-func (d *Data) Get(bucket uint64, keys []string, visit func(i int, value []byte, version uint64, found bool) error) (err error) {
+// Values come from the value cache; for the keys that are not there one iterator
+// reads all. It is a consistent view that costs no lock of the store (a Pebble
+// snapshot takes two) and no allocation for each key. Measured on two cores with
+// 400,000 keys of 256 B, 100 of them at random: 289 µs against 361 µs for Gets of a
+// snapshot. Only a shard still wholly in memory is read faster that way, 83 µs
+// against 139 µs.
+func (d *Data) Get(bucket uint64, keys []string, visit Visit) error {
 	if err := d.store.acquire(); err != nil {
 		return err
 	}
 	defer d.store.release()
+	r := d.cached(bucket, keys)
+	defer r.end()
+	if r.missing > 0 {
+		return d.getRows(bucket, keys, r, visit)
+	}
+	if err := d.readable(bucket); err != nil {
+		return err
+	}
+	if !r.stands(d) {
+		return d.getRows(bucket, keys, r, visit)
+	}
+	for i := range r.pairs {
+		if err := visit(i, r.pairs[i].value, r.pairs[i].version, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Visit is shown the i-th key's pair.
+type Visit = func(i int, value []byte, version uint64, found bool) error
+
+// getRows is Get for keys that are not all cached.
+func (d *Data) getRows(bucket uint64, keys []string, r *cachedRead, visit Visit) (err error) {
 	// With the filters of the last level a missing key reads no block there.
 	it, err := d.iterator(bucket, &pebble.IterOptions{UseL6Filters: true})
 	if err != nil {
@@ -247,12 +290,26 @@ func (d *Data) Get(bucket uint64, keys []string, visit func(i int, value []byte,
 			err = fmt.Errorf("fsm: reading shard %d: %w", d.shard, closeErr)
 		}
 	}()
+	keep := r.stands(d)
+	if !keep {
+		r.forget()
+	}
 	buf := make([]byte, 0, keyBuffer)
 	for i, key := range keys {
-		buf = appendPairKey(buf[:0], d.shard, bucket, sharding.HashString(bucket, key), key)
+		p := &r.pairs[i]
+		if p.found {
+			if err := visit(i, p.value, p.version, true); err != nil {
+				return err
+			}
+			continue
+		}
+		buf = appendPairKey(buf[:0], d.shard, bucket, p.hash, key)
 		version, value, found, err := seekPair(it, buf)
 		if err != nil {
 			return fmt.Errorf("fsm: reading shard %d: %w", d.shard, err)
+		}
+		if found && keep {
+			d.store.values.segment(p.hash).add(d, r.at, r.era, bucket, p.hash, key, value, version)
 		}
 		if err := visit(i, value, version, found); err != nil {
 			return err

@@ -174,16 +174,31 @@ func TestMalformedCommands(t *testing.T) {
 }
 
 // TestOneStateForAllKeys reads ten keys that every entry sets to one value while
-// entries are applied and flushed. -race watches the rest.
+// entries are applied and flushed: none, nine or all of them may be cached. -race
+// watches the rest.
 func TestOneStateForAllKeys(t *testing.T) {
+	for name, c := range map[string]struct {
+		cache int64
+		last  int // bytes of the last key's value
+	}{"from rows": {1, 1}, "nine cached": {1 << 20, 3 << 10}, "all cached": {1 << 20, 1}} {
+		t.Run(name, func(t *testing.T) { oneState(t, c.cache, c.last) })
+	}
+}
+
+func oneState(t *testing.T, cache int64, last int) {
 	const entries, flushEvery = 400, 100
-	s := openMem(t)
+	s := openCached(t, cache)
 	d := leading(t, s, 1)
 	keys := strings.Split("a b c d e f g h i j", " ")
+	values := func(index uint64) []string { // of keys
+		all := slices.Repeat([]string{fmt.Sprint(index)}, len(keys))
+		all[len(all)-1] = fmt.Sprintf("%*d", last, index)
+		return all
+	}
 	write := func(index uint64) {
 		var kvs []string
-		for _, k := range keys {
-			kvs = append(kvs, k, fmt.Sprint(index))
+		for i, value := range values(index) {
+			kvs = append(kvs, keys[i], value)
 		}
 		if err := d.Apply([]Entry{set(index, 1, kvs...)})[0].Err; err != nil {
 			t.Errorf("entry %d: %v", index, err)
@@ -201,7 +216,7 @@ func TestOneStateForAllKeys(t *testing.T) {
 						return fmt.Errorf("key %d: version %d (found %v) at position %d, after version %d", i, version, found, at, last)
 					case i > 0 && version != last:
 						return fmt.Errorf("key %d has version %d, the key before %d", i, version, last)
-					case string(value) != fmt.Sprint(version):
+					case string(value) != values(version)[i]:
 						return fmt.Errorf("key %d: value %s of version %d", i, value, version)
 					}
 					last = version

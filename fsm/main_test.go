@@ -43,6 +43,17 @@ func openMem(t testing.TB) *Store {
 	return s
 }
 
+// openCached has a value cache of some bytes; in one of 1 nothing has room.
+func openCached(t testing.TB, bytes int64) *Store {
+	t.Helper()
+	s, err := Open(Config{Dir: testDir, fs: vfs.NewMem(), ValueCacheBytes: bytes, Fatal: func(err error) { t.Errorf("fatal: %v", err) }})
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	t.Cleanup(func() { closeStore(t, s) })
+	return s
+}
+
 func closeStore(t tb, s *Store) {
 	t.Helper()
 	if err := s.Close(); err != nil {

@@ -96,6 +96,7 @@ func (s *Store) replace(shard sharding.Shard, tables []string) error {
 	s.mu.Lock()
 	if d := s.data[shard]; d != nil {
 		d.replacing.Store(true)
+		d.changing()
 	}
 	s.mu.Unlock()
 	_, err := s.db.IngestAndExcise(context.Background(), tables, nil, nil, shardSpan(shard))

@@ -31,6 +31,9 @@ const defaultCacheBytes = 64 << 20
 type Config struct {
 	Dir        string
 	CacheBytes int64 // Pebble's block cache; default 64 MiB
+	// ValueCacheBytes is how much of hot pairs is kept besides, ready to be read;
+	// default 32 MiB.
+	ValueCacheBytes int64
 	// ReadOnly opens a store that is there and changes nothing of it, not even
 	// what Open would tidy up: nothing may be applied, staged or flushed.
 	ReadOnly bool
@@ -55,6 +58,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.CacheBytes == 0 {
 		c.CacheBytes = defaultCacheBytes
+	}
+	if c.ValueCacheBytes == 0 {
+		c.ValueCacheBytes = defaultValueCacheBytes
 	}
 	if c.Fatal == nil {
 		c.Fatal = func(err error) { panic(err) }
@@ -81,6 +87,9 @@ func (c Config) validate() error {
 	if c.CacheBytes < 0 {
 		return fmt.Errorf("fsm: a block cache of %d bytes, want 0 (the default) or more", c.CacheBytes)
 	}
+	if c.ValueCacheBytes < 0 {
+		return fmt.Errorf("fsm: a value cache of %d bytes, want 0 (the default) or more", c.ValueCacheBytes)
+	}
 	return nil
 }
 
@@ -95,6 +104,7 @@ type Store struct {
 	closeFS io.Closer
 
 	tableOptions sstable.WriterOptions // of tables made for Pebble to take over
+	values       *valueCache
 	flushes      flushes
 	hashing      chan struct{} // holds one token while a scan for Hash runs
 
@@ -131,6 +141,7 @@ func Open(cfg Config) (*Store, error) {
 		streams: make(map[*Stream]struct{}),
 		stages:  make(map[sharding.Shard]*Stage),
 	}
+	s.values = newValueCache(s.cfg.ValueCacheBytes)
 	s.failed, s.fail = context.WithCancelCause(context.Background())
 	s.done, s.stop = context.WithCancelCause(s.failed)
 	s.fs, s.closeFS = vfs.WithDiskHealthChecks(s.cfg.fs, s.cfg.slowDisk, nil, s.slow)
@@ -289,12 +300,13 @@ func (s *Store) endOpen() error {
 	return err
 }
 
-// Stats are what Pebble tells of itself; counters are since Open.
+// Stats are what Pebble tells of itself, and the value cache; counters are since Open.
 type Stats struct {
 	DiskBytes              uint64 // taken by its files
 	CacheHits, CacheMisses uint64 // of blocks in its cache
 	Flushes, Compactions   uint64
 	CompactionDebt         uint64 // bytes that wait to be compacted, as estimated
+	ValueHits, ValueMisses uint64 // keys read that the value cache had, or had not
 }
 
 // Stats returns them; zeros once the store is closed.
@@ -307,6 +319,7 @@ func (s *Store) Stats() Stats {
 	return Stats{
 		DiskBytes: m.DiskSpaceUsage(), CacheHits: uint64(m.BlockCache.Hits), CacheMisses: uint64(m.BlockCache.Misses),
 		Flushes: uint64(m.Flush.Count), Compactions: uint64(m.Compact.Count), CompactionDebt: m.Compact.EstimatedDebt,
+		ValueHits: s.values.hits.Load(), ValueMisses: s.values.misses.Load(),
 	}
 }
 

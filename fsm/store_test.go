@@ -367,7 +367,7 @@ func TestApplyErrorIsFatal(t *testing.T) {
 func TestCorruptTableIsFatal(t *testing.T) {
 	var flip atomic.Bool
 	fatals := make(chan error, 1)
-	s, err := Open(Config{Dir: testDir, fs: rottenFS{vfs.NewMem(), &flip}, Fatal: func(err error) { fatals <- err }})
+	s, err := Open(Config{Dir: testDir, fs: rottenFS{vfs.NewMem(), &flip}, ValueCacheBytes: 1, Fatal: func(err error) { fatals <- err }})
 	if err != nil {
 		t.Fatal(err)
 	}
