@@ -221,7 +221,7 @@ func (n *node) serveParts(_ context.Context, request []byte) ([]byte, error) {
 	}
 	n.town.mu.Lock()
 	defer n.town.mu.Unlock()
-	a := coordinator.NewAnswer(nil, len(q.Parts))
+	a := coordinator.NewAnswer(nil, nil, len(q.Parts))
 	for _, p := range q.Parts {
 		part := &coordinator.PartAnswer{Shard: p.Shard, Leader: sharding.NodeID(n.name)}
 		for _, c := range p.Commands {

@@ -183,7 +183,7 @@ func (n *Node) openNetwork() (err error) {
 	n.trans, err = transport.Open(transport.Config{
 		Listen: n.cfg.Listen,
 		CAFile: n.cfg.CAFile, CertFile: n.cfg.CertFile, KeyFile: n.cfg.KeyFile,
-		Accept: true, Handle: n.handle, Receive: n.net.Receive, Bulk: n.net.ReceiveBulk, Resolve: n.resolve,
+		Accept: true, Handle: n.handle, Release: n.release, Receive: n.net.Receive, Bulk: n.net.ReceiveBulk, Resolve: n.resolve,
 		ConnectWait: connectWait, InflightBytes: n.cfg.RequestBytes, GossipKey: key, ResetKey: n.dir.id.ResetKey, Logger: n.cfg.Logger,
 	})
 	if err != nil {

@@ -56,7 +56,7 @@ func (n *Node) serveReads(ctx context.Context, q *coordinator.Request, s *served
 		near, done = context.WithTimeout(ctx, staleRead) // for all parts together
 		defer done()
 	}
-	p := page{AnswerWriter: coordinator.NewAnswer(nil, len(q.Parts)), budget: &n.answered}
+	p := page{AnswerWriter: coordinator.NewAnswer(answerRoom(), nil, len(q.Parts)), budget: &n.answered}
 	defer func() {
 		s.done = p.keys
 		p.end()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/manykv/manykv/coordinator"
@@ -139,9 +140,31 @@ func (n *Node) serveRequest(ctx context.Context, q *coordinator.Request, s *serv
 	}
 }
 
+// answers are answers to requests for parts that have been sent: the next ones are made
+// in them. Reads would otherwise take several times their bytes of fresh memory, as
+// each answer grows.
+var answers sync.Pool
+
+// answerMost is the largest that is kept.
+const answerMost = 256 << 10
+
+func answerRoom() []byte {
+	if b, ok := answers.Get().(*[]byte); ok {
+		return *b
+	}
+	return nil
+}
+
+// release takes back an answer that the transport has sent (transport.Config.Release).
+func (n *Node) release(method byte, answer []byte) {
+	if method == coordinator.MethodParts && cap(answer) <= answerMost {
+		answers.Put(&answer)
+	}
+}
+
 // refuseAll answers every part alike.
 func refuseAll(q *coordinator.Request, m *sharding.Map, a *coordinator.PartAnswer) []byte {
-	w := coordinator.NewAnswer(m, len(q.Parts))
+	w := coordinator.NewAnswer(answerRoom(), m, len(q.Parts))
 	for i := range q.Parts {
 		each := *a
 		each.Shard = q.Parts[i].Shard
@@ -184,7 +207,7 @@ func (n *Node) serveWrites(ctx context.Context, q *coordinator.Request, s *serve
 		answers[i].Shard = p.Shard
 	}
 	s.spent(stagePropose)
-	w := coordinator.NewAnswer(nil, len(q.Parts))
+	w := coordinator.NewAnswer(answerRoom(), nil, len(q.Parts))
 	for i := range q.Parts {
 		a := &answers[i]
 		if a.Status == coordinator.StatusServed {

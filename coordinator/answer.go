@@ -104,10 +104,10 @@ type AnswerWriter struct {
 	items  int // of the open part, so far
 }
 
-// NewAnswer begins an answer of n parts. m is nil unless newer than the
-// request's.
-func NewAnswer(m *sharding.Map, n int) *AnswerWriter {
-	w := &AnswerWriter{buf: []byte{wireVersion}}
+// NewAnswer begins an answer of n parts, in the room that buf has. m is nil unless newer
+// than the request's.
+func NewAnswer(buf []byte, m *sharding.Map, n int) *AnswerWriter {
+	w := &AnswerWriter{buf: append(buf[:0], wireVersion)}
 	if m == nil {
 		w.buf = append(w.buf, 0)
 	} else {

@@ -31,7 +31,7 @@ func (c *canned) call(_ context.Context, node sharding.NodeID, method byte, requ
 	if err != nil {
 		return nil, err
 	}
-	w := NewAnswer(nil, len(q.Parts))
+	w := NewAnswer(nil, nil, len(q.Parts))
 	for _, p := range q.Parts {
 		a := PartAnswer{Shard: p.Shard, Leader: node}
 		for range p.Commands {
@@ -115,4 +115,39 @@ func BenchmarkDecodeRequest(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkAnswer is a third of the answer to a get-many of 100 × 256 B.
+func BenchmarkAnswer(b *testing.B) {
+	value := make([]byte, 256)
+	encode := func(room []byte) []byte {
+		w := NewAnswer(room, nil, 2)
+		for s := range sharding.Shard(2) {
+			w.OpenPart(&PartAnswer{Shard: s + 1, Leader: "n1"})
+			for range 17 {
+				w.Found(1, value)
+			}
+			w.ClosePart()
+		}
+		return w.Bytes()
+	}
+	answer := encode(nil)
+	b.Run("encode", func(b *testing.B) {
+		b.SetBytes(int64(len(answer)))
+		b.ReportAllocs()
+		room := make([]byte, 0, len(answer))
+		for b.Loop() {
+			encode(room)
+		}
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.SetBytes(int64(len(answer)))
+		b.ReportAllocs()
+		for b.Loop() {
+			a, err := DecodeAnswer(answer)
+			if err != nil || len(a.Parts) != 2 {
+				b.Fatal(a, err)
+			}
+		}
+	})
 }

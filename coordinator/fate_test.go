@@ -103,7 +103,7 @@ func (f *fakeCluster) serve(node sharding.NodeID, q *Request, fate fate) []byte 
 	case fate == garbage:
 		return []byte("this is no answer")
 	case q.Epoch < f.m.Epoch && !fate.broken():
-		w := NewAnswer(f.m, len(q.Parts))
+		w := NewAnswer(nil, f.m, len(q.Parts))
 		for i := range q.Parts {
 			w.Part(&PartAnswer{Shard: q.Parts[i].Shard, Status: StatusStaleMap})
 		}
@@ -113,7 +113,7 @@ func (f *fakeCluster) serve(node sharding.NodeID, q *Request, fate fate) []byte 
 	if fate == missingPart {
 		n--
 	}
-	w := NewAnswer(nil, n)
+	w := NewAnswer(nil, nil, n)
 	for i := range n {
 		p := &q.Parts[i]
 		a := &PartAnswer{Shard: p.Shard}

@@ -75,7 +75,7 @@ func TestItemsMustMatchTheKeys(t *testing.T) {
 		f := newFake(1, 1, 1)
 		cfg := f.config("")
 		cfg.Call = func(context.Context, sharding.NodeID, byte, []byte) ([]byte, error) {
-			w := NewAnswer(nil, 1)
+			w := NewAnswer(nil, nil, 1)
 			w.OpenPart(&PartAnswer{Shard: 1})
 			for range items {
 				w.Missing()

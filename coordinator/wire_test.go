@@ -144,7 +144,7 @@ func messages(t testing.TB) []message {
 
 // writeAnswer builds an answer as a node does.
 func writeAnswer(a *Answer) []byte {
-	w := NewAnswer(a.Map, len(a.Parts))
+	w := NewAnswer(nil, a.Map, len(a.Parts))
 	for i := range a.Parts {
 		p := &a.Parts[i]
 		w.OpenPart(p)
@@ -305,7 +305,7 @@ func TestStrangeMessagesAreMalformed(t *testing.T) {
 // An answer is written into one buffer: a part that fails half way is taken
 // back, and leaves the others as they are.
 func TestAnswerWriterTakesBack(t *testing.T) {
-	w := NewAnswer(nil, 3)
+	w := NewAnswer(nil, nil, 3)
 	w.OpenPart(&PartAnswer{Shard: 1, Leader: "n1"})
 	w.Found(5, []byte("value"))
 	w.Missing()
@@ -360,7 +360,7 @@ func TestStrangeItemsAreMalformed(t *testing.T) {
 			t.Errorf("keys %q are read: %q, %d, %v", b, keys, next, err)
 		}
 	}
-	w := NewAnswer(nil, 1)
+	w := NewAnswer(nil, nil, 1)
 	w.OpenPart(&PartAnswer{Shard: 1})
 	w.Keys([]string{"a", ""}, 258)
 	w.ClosePart()

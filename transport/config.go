@@ -91,6 +91,10 @@ type Config struct {
 	// denied.
 	Handle func(ctx context.Context, from Identity, method byte, req []byte) ([]byte, error)
 
+	// Release takes back what Handle answered, once no byte of it is needed any more, for Handle to answer in again. It is
+	// called under a lock and must not call the transport. nil: nobody wants it. Not every answer comes back.
+	Release func(method byte, answer []byte)
+
 	// Receive takes one-way messages of nodes. It is called on the goroutine that reads the stream, in order per lane,
 	// and must not block. msg belongs to it. nil: they are dropped.
 	Receive func(from Identity, msg []byte)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -46,6 +47,8 @@ type outMessage struct {
 	header header // of the first frame, without length
 	body   []byte
 	held   int64 // bytes of the gate to release when it has gone
+	// release is called then; nil: nobody wants the body back.
+	release func()
 
 	weight  int
 	sent    int // bytes of body handed to the network
@@ -181,6 +184,9 @@ func (o *outbox) end(m *outMessage) {
 	if m.held > 0 {
 		o.gate.release(m.held)
 	}
+	if m.release != nil {
+		m.release()
+	}
 }
 
 // abandon takes back a queued message whose answer nobody waits for any more. When any of it may have left, it tells
@@ -276,6 +282,7 @@ type sendStream interface {
 // run writes until the outbox is closed (nil), finished (nil, and the stream is ended) or a write fails.
 func (o *outbox) run(s sendStream) error {
 	for o.await() {
+		runtime.Gosched() // who is about to queue something shares the write
 		buf := batches.Get().(*[]byte)
 		batch, frames := o.fill((*buf)[:0])
 		err := o.write(s, batch, frames)

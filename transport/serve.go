@@ -151,6 +151,9 @@ func (s *callServer) handle(ctx context.Context, h header, deadline time.Time, r
 	unwanted := errors.Is(context.Cause(ctx), errCallerGone)
 	// The answer counts before the request stops to, and until it is written.
 	m := answerMessage(h.id, answer, err, t.cfg.MaxMessageBytes)
+	if m.header.kind == frameResponse && t.cfg.Release != nil {
+		m.release = func() { t.cfg.Release(h.method, answer) }
+	}
 	m.held = int64(len(m.body))
 	t.gate.charge(m.held)
 	s.forget(h.id)

@@ -3,6 +3,7 @@ package raftnet
 import (
 	"errors"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -80,6 +81,7 @@ func (l *lane) run(stop <-chan struct{}) {
 	for {
 		d, queued := l.delay()
 		if queued && d <= 0 {
+			runtime.Gosched() // who is about to queue something shares the frame
 			if l.send() {
 				continue
 			}
