@@ -1,8 +1,10 @@
 package raftlog
 
 import (
+	"bytes"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -84,8 +86,19 @@ func (l *Log) room(size int) *batch {
 	if n := len(l.queue); n > 0 && l.queue[n-1].delete == 0 && len(l.queue[n-1].buf)+size <= l.commitBytes {
 		return l.queue[n-1]
 	}
-	return l.push(&batch{done: make(chan struct{})})
+	b := &batch{done: make(chan struct{})}
+	if room, ok := rooms.Get().(*[]byte); ok {
+		b.buf = (*room)[:0]
+	}
+	return l.push(b)
 }
+
+// rooms are buffers of records that are durable: the next ones grow in them, instead of
+// from nothing by doubling.
+var rooms sync.Pool
+
+// roomMost is the largest that is kept.
+const roomMost = 1 << 20
 
 func (l *Log) push(b *batch) *batch {
 	l.queue = append(l.queue, b)
@@ -171,7 +184,7 @@ func (l *Log) commit(b *batch) {
 	took := time.Since(began)
 	b.crashPoint(crashWritten)
 	l.seq = seq
-	l.cache.put(seq, b.buf)
+	l.cache.put(seq, bytes.Clone(b.buf))
 	live := int64(0)
 	for _, f := range b.frames {
 		if f.shard != nil {
@@ -180,6 +193,9 @@ func (l *Log) commit(b *batch) {
 	}
 	l.account(b, took, live)
 	l.committed(len(b.buf), took)
+	if cap(b.buf) <= roomMost {
+		rooms.Put(&b.buf)
+	}
 	b.crashPoint(crashVisible)
 }
 

@@ -24,7 +24,13 @@ type memJournal struct{ *raft.InmemStore }
 
 func newMemJournal() memJournal { return memJournal{raft.NewInmemStore()} }
 func (memJournal) Close() error { return nil }
-func testLogger() *slog.Logger  { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+
+// StoreLog keeps a copy: the log writes its next record where this one is.
+func (m memJournal) StoreLog(e *raft.Log) error {
+	return m.InmemStore.StoreLog(&raft.Log{Index: e.Index, Data: bytes.Clone(e.Data)})
+}
+
+func testLogger() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 func noFatal(t testing.TB) func(error) {
 	return func(err error) { t.Errorf("Fatal: %v", err) }
 }

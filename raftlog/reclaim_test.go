@@ -1,6 +1,7 @@
 package raftlog
 
 import (
+	"bytes"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -60,7 +61,8 @@ func (j *crashJournal) Close() error                     { return nil }
 func (j *crashJournal) StoreLog(e *raft.Log) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.kept[e.Index], j.all[e.Index] = e.Data, e.Data
+	data := bytes.Clone(e.Data) // the log writes its next record there
+	j.kept[e.Index], j.all[e.Index] = data, data
 	j.changed()
 	return nil
 }
