@@ -258,14 +258,13 @@ func TestCancelDropsHalfAnAnswer(t *testing.T) {
 	w := newTown(t, "a")
 	answer := fill(64 << 20)
 	began := make(chan uint64, 1)
-	var c *Transport
+	c := w.client("c1")
 	n1 := w.node("n1", func(cfg *Config) {
 		cfg.Handle = func(context.Context, Identity, byte, []byte) ([]byte, error) {
 			began <- c.Stats().BytesIn
 			return answer, nil
 		}
 	})
-	c = w.client("c1")
 	for range 3 {
 		ctx, cancel := context.WithCancel(testContext(t))
 		done := make(chan error, 1)
