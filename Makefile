@@ -20,10 +20,11 @@ build: ## build bin/manykv
 
 # Where goroutines of ours meet. The rest starts processes, compiles guests and serves
 # files through FUSE, which the race detector makes ten times slower.
-RACY := ./client ./cluster ./coordinator ./fsm ./kv ./load ./raftlog ./sharding ./sim ./transport/...
+RACY := ./client ./coordinator ./fsm ./kv ./load ./raftlog ./sharding ./sim ./transport/...
 
 .PHONY: test
 test: ## run all tests, those of stores and clusters with the race detector (needs gcc)
+	CGO_ENABLED=1 go test -race -vet=off -parallel 4 ./cluster # which mostly waits
 	CGO_ENABLED=1 go test -race -vet=off $(RACY)
 	go test -vet=off ./cmd/... ./crash ./jepsen/... ./wasi/...
 
