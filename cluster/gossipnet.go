@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -82,7 +83,11 @@ func (g *gossipNet) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("advertise address: %w", err)
 	}
-	return all[0].Addr().AsSlice(), int(all[0].Port()), nil
+	mine := all[0]
+	if i := slices.IndexFunc(all, func(a netip.AddrPort) bool { return a.Addr().Is4() }); i >= 0 {
+		mine = all[i] // which a node that listens on IPv4 only reaches too
+	}
+	return mine.Addr().AsSlice(), int(mine.Port()), nil
 }
 
 // lookUp turns addresses into those of memberlist's Join: with numbers, since for a

@@ -309,7 +309,8 @@ func (d *Data) getRows(bucket uint64, keys []string, r *cachedRead, visit Visit)
 			return fmt.Errorf("fsm: reading shard %d: %w", d.shard, err)
 		}
 		if found && keep {
-			d.store.values.segment(p.hash).add(d, r.at, r.era, bucket, p.hash, key, value, version)
+			e := cacheEntry{of: d, era: r.era, bucket: bucket, hash: p.hash, version: version}
+			d.store.values.segment(p.hash).add(e, r.at, key, value)
 		}
 		if err := visit(i, value, version, found); err != nil {
 			return err

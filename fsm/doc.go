@@ -35,10 +35,10 @@
 // A Store owns the Pebble files and everything Data and Catalogue keep there.
 // Apply belongs to one goroutine for each machine, and Restore and Drop of the
 // shard belong to it too; everything else may be called from any goroutine. Keys
-// and values that go in are copied; a value that comes out belongs to Pebble and
+// and values that go in are copied; a value that comes out belongs to the store and
 // is valid only during the visit. Streams and stagings belong to their callers,
 // who close them; Close of the store ends those that are open. Locks are taken in the order Store.gate, Stream.mu or
-// Stage.mu, Store.mu.
+// Stage.mu, Store.mu; nothing is locked under a cacheSegment.mu, which is taken last.
 //
 // # Layout
 //

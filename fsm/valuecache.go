@@ -107,30 +107,51 @@ func (s *cacheSegment) get(d *Data, era, bucket, hash uint64, key string) (value
 	return e.row[e.key:], e.version, true
 }
 
-// add keeps a pair that was read when the shard's number was at.
-func (s *cacheSegment) add(d *Data, at, era, bucket, hash uint64, key string, value []byte, version uint64) {
-	if entryBytes+len(key)+len(value) > s.limit/segmentShare {
-		return
-	}
+// add keeps a pair that was read when the shard's number was at; e says whose it is.
+func (s *cacheSegment) add(e cacheEntry, at uint64, key string, value []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d.changes.Load() != at {
-		return
+	if e.of.changes.Load() == at {
+		keep(s, e, key, value)
 	}
-	if slot, ok := s.index[hash]; ok {
-		s.remove(slot)
-	}
-	if !s.welcome(hash, len(key)+len(value)) {
-		return
-	}
-	row := append(append(make([]byte, 0, len(key)+len(value)), key...), value...)
-	s.put(cacheEntry{of: d, era: era, bucket: bucket, hash: hash, version: version, row: row, key: len(key)})
 }
 
-// welcome makes room for a row of so many bytes, if it is worth what it pushes out: not
-// if it is seen for the first time.
-func (s *cacheSegment) welcome(hash uint64, row int) bool {
-	size := entryBytes + row
+// write brings a pair to what apply makes of it; row is nil if it is deleted. What was
+// written is likely to be read.
+func (s *cacheSegment) write(e cacheEntry, key, row []byte) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if row == nil {
+		s.forget(e.hash)
+		return nil
+	}
+	var value []byte
+	if e.version, value, err = splitPair(row); err == nil {
+		keep(s, e, key, value)
+	}
+	return err
+}
+
+// keep stores a pair in the place of what has its hash, and else if it is welcome.
+func keep[K string | []byte](s *cacheSegment, e cacheEntry, key K, value []byte) {
+	cached := s.forget(e.hash)
+	size := entryBytes + len(key) + len(value)
+	switch {
+	case size > s.limit/segmentShare:
+		return
+	case cached:
+		s.makeRoom(size)
+	case !s.welcome(e.hash, size):
+		return
+	}
+	e.row = append(append(make([]byte, 0, len(key)+len(value)), key...), value...)
+	e.key = len(key)
+	s.put(e)
+}
+
+// welcome makes room for an entry, if it is worth what it pushes out: not if it is seen
+// for the first time.
+func (s *cacheSegment) welcome(hash uint64, size int) bool {
 	if s.bytes+size <= s.limit {
 		return true
 	}
@@ -171,42 +192,21 @@ func (s *cacheSegment) makeRoom(size int) {
 	}
 }
 
+// forget removes what has a hash, and says whether there was anything.
+func (s *cacheSegment) forget(hash uint64) bool {
+	slot, ok := s.index[hash]
+	if ok {
+		s.remove(slot)
+	}
+	return ok
+}
+
 func (s *cacheSegment) remove(slot int32) {
 	e := &s.slots[slot]
 	s.bytes -= e.size()
 	delete(s.index, e.hash)
 	*e = cacheEntry{}
 	s.free = append(s.free, slot)
-}
-
-// write brings a pair to what apply makes of it; row is nil if it is deleted. What was
-// written is likely to be read.
-func (s *cacheSegment) write(d *Data, era, bucket, hash uint64, key, row []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	slot, cached := s.index[hash]
-	if cached {
-		s.remove(slot)
-	}
-	if row == nil {
-		return nil
-	}
-	version, value, err := splitPair(row)
-	if err != nil {
-		return err
-	}
-	size := len(key) + len(value)
-	switch {
-	case entryBytes+size > s.limit/segmentShare:
-		return nil
-	case cached:
-		s.makeRoom(entryBytes + size)
-	case !s.welcome(hash, size):
-		return nil
-	}
-	stored := append(append(make([]byte, 0, size), key...), value...)
-	s.put(cacheEntry{of: d, era: era, bucket: bucket, hash: hash, version: version, row: stored, key: len(key)})
-	return nil
 }
 
 // changing begins a change of rows. Only the apply goroutine changes any.
@@ -245,8 +245,8 @@ func (d *Data) cacheBatch(b *pebble.Batch) error {
 		if kind == pebble.InternalKeyKindDelete {
 			row = nil
 		}
-		hash := binary.BigEndian.Uint64(key[bucketBytes:])
-		if err := d.store.values.segment(hash).write(d, d.era.Load(), bucket, hash, key[pairBytes:], row); err != nil {
+		e := cacheEntry{of: d, era: d.era.Load(), bucket: bucket, hash: binary.BigEndian.Uint64(key[bucketBytes:])}
+		if err := d.store.values.segment(e.hash).write(e, key[pairBytes:], row); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"runtime"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -86,19 +85,13 @@ func (l *Log) room(size int) *batch {
 	if n := len(l.queue); n > 0 && l.queue[n-1].delete == 0 && len(l.queue[n-1].buf)+size <= l.commitBytes {
 		return l.queue[n-1]
 	}
-	b := &batch{done: make(chan struct{})}
-	if room, ok := rooms.Get().(*[]byte); ok {
-		b.buf = (*room)[:0]
-	}
+	b := &batch{buf: l.spare, done: make(chan struct{})}
+	l.spare = nil
 	return l.push(b)
 }
 
-// rooms are buffers of records that are durable: the next ones grow in them, instead of
-// from nothing by doubling.
-var rooms sync.Pool
-
-// roomMost is the largest that is kept.
-const roomMost = 1 << 20
+// spareMost is the largest buffer that is kept for the next record.
+const spareMost = 1 << 20
 
 func (l *Log) push(b *batch) *batch {
 	l.queue = append(l.queue, b)
@@ -193,9 +186,6 @@ func (l *Log) commit(b *batch) {
 	}
 	l.account(b, took, live)
 	l.committed(len(b.buf), took)
-	if cap(b.buf) <= roomMost {
-		rooms.Put(&b.buf)
-	}
 	b.crashPoint(crashVisible)
 }
 
@@ -222,5 +212,8 @@ func (l *Log) account(b *batch, took time.Duration, live int64) {
 	l.stats.Journal += int64(size)
 	l.stats.Live += live
 	l.sizes = append(l.sizes, uint32(size))
+	if cap(b.buf) <= spareMost {
+		l.spare = b.buf[:0]
+	}
 	l.tellFull()
 }

@@ -34,6 +34,7 @@ type Log struct {
 	mu     sync.Mutex        // guards what follows, up to the next empty line
 	shards map[uint32]*Shard // the current stay of each shard
 	queue  []*batch          // in the order of commit; the last one still grows
+	spare  []byte            // of a durable record, for the next one to grow in; may be nil
 	closed bool
 	stats  Stats    // Journal and Live are kept up to date
 	first  uint64   // the first record of the journal
