@@ -53,10 +53,10 @@ snapshot, and how many entries each replica is behind the leader; +n4=7 is a
 replica that is being filled and does not vote yet). Below them are the moves of
 shards under way, and why replicas do not take part. --json has more.
 
---wait asks until every node serves, every shard has a leader, no replica is
-behind and none is moving; it fails, saying what is missing, if that takes too
-long. It takes at least one answer, which a node that hangs may delay by a few
-seconds.
+--wait asks until every node serves, every shard has a leader, every replica has
+applied what was committed a moment ago and none is moving; it fails, saying what
+is missing, if that takes too long. It takes at least one answer, which a node
+that hangs may delay by a few seconds.
 
 --watch shows it again and again, every 2s or as often as --watch=5s says, until
 Ctrl-C, with exit code 0: in place on a terminal, below each other elsewhere.
@@ -131,11 +131,15 @@ func awaitWhole(ctx context.Context, within time.Duration, c statuser, dead func
 	asking, answered := context.WithTimeout(ctx, max(within, firstAnswer))
 	defer answered()
 	var last view
+	var before *view
 	for {
 		v, err := look(asking, c)
 		if err == nil && asking.Err() == nil {
+			if last.Nodes != nil {
+				before = new(last)
+			}
 			last = v
-			if len(last.missing(dead())) == 0 {
+			if len(last.missing(dead(), before)) == 0 {
 				return last, nil
 			}
 			asking = waiting // from now on there is something to say at the end
@@ -146,7 +150,7 @@ func awaitWhole(ctx context.Context, within time.Duration, c statuser, dead func
 			if last.Nodes == nil {
 				return last, fmt.Errorf("the cluster is not whole: no node answered in time: %w", context.Cause(waiting))
 			}
-			return last, fmt.Errorf("the cluster is not whole: %s", strings.Join(last.missing(dead()), "; "))
+			return last, fmt.Errorf("the cluster is not whole: %s", strings.Join(last.missing(dead(), before), "; "))
 		}
 	}
 }

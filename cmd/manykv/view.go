@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 
@@ -200,7 +201,11 @@ func (v *view) trouble(dead map[sharding.NodeID]bool) []string {
 // trouble, every node serves, every replica has applied what is committed and
 // none is on its way to another node.
 // Nodes that are known to be dead, and their replicas, are not waited for.
-func (v *view) missing(dead map[sharding.NodeID]bool) []string {
+//
+// Under a load every replica is always some entries behind, as the answers are not of
+// one moment. So one has caught up that has applied what was committed in before, an
+// earlier view, which may be nil.
+func (v *view) missing(dead map[sharding.NodeID]bool, before *view) []string {
 	out := v.trouble(dead)
 	for _, n := range v.Nodes {
 		if n.State != stateServing && n.State != stateUnreachable && !dead[n.Node] {
@@ -218,12 +223,24 @@ func (v *view) missing(dead map[sharding.NodeID]bool) []string {
 				out = append(out, fmt.Sprintf("shard %d: the replica on %s is %s: %s", s.Shard, r.Node, r.Role, r.Reason))
 			case r.Lag == nil:
 				out = append(out, fmt.Sprintf("shard %d: the replica on %s is %s", s.Shard, r.Node, r.Role))
-			case *r.Lag > 0:
+			case *r.Lag > 0 && r.Applied < before.committed(s.Shard):
 				out = append(out, fmt.Sprintf("shard %d: the replica on %s is %s behind", s.Shard, r.Node, count(*r.Lag, "entry", "entries")))
 			}
 		}
 	}
 	return out
+}
+
+// committed is what was committed of a shard, as far as is known: without a view all.
+func (v *view) committed(shard sharding.Shard) uint64 {
+	if v != nil {
+		for _, s := range v.Shards {
+			if s.Shard == shard && s.Commit != nil {
+				return *s.Commit
+			}
+		}
+	}
+	return math.MaxUint64
 }
 
 func (s *shardView) moving() bool { return s.Adding != "" || s.Removing != "" }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -81,7 +82,7 @@ func TestStatusTables(t *testing.T) {
 			v := newView(nodesSay(t, c.answers...), m)
 			var out bytes.Buffer
 			v.print(&printer{w: &out})
-			out.WriteString("\nmissing: " + strings.Join(v.missing(nil), "; ") + "\n\n")
+			out.WriteString("\nmissing: " + strings.Join(v.missing(nil, nil), "; ") + "\n\n")
 			if err := (&printer{w: &out}).json(v); err != nil {
 				t.Fatal(err)
 			}
@@ -130,7 +131,7 @@ func TestOfTwoLeadersTheLaterTermCounts(t *testing.T) {
 
 func TestTheDeadAreNotWaitedFor(t *testing.T) {
 	v := newView(nodesSay(t, wholeN1, "dead"), nil)
-	if got := v.missing(map[sharding.NodeID]bool{"n2": true}); len(got) != 1 || got[0] != "shard 1 has no leader" {
+	if got := v.missing(map[sharding.NodeID]bool{"n2": true}, nil); len(got) != 1 || got[0] != "shard 1 has no leader" {
 		t.Errorf("got %q, want only that shard 1, which n2 led, has no leader", got)
 	}
 }
@@ -161,6 +162,27 @@ func TestWaitingEndsWhenTheClusterIsWhole(t *testing.T) {
 		v, err := awaitWhole(t.Context(), time.Second, c, nobodyDied)
 		if err != nil || len(v.Nodes) != 2 || time.Since(start) != 2*pollEvery {
 			t.Errorf("got %+v, %v after %v, want the whole cluster after two pauses", v, err, time.Since(start))
+		}
+	})
+}
+
+// TestALoadDoesNotKeepAClusterFromBeingWhole: under one, no replica is ever without a
+// lag. It is one that stands still that is waited for.
+func TestALoadDoesNotKeepAClusterFromBeingWhole(t *testing.T) {
+	at := func(applied, commit int) []client.Status {
+		n1 := strings.Replace(wholeN1, `"applied":100`, fmt.Sprintf(`"applied":%d`, applied), 1)
+		n2 := strings.NewReplacer(`"commit":100`, fmt.Sprintf(`"commit":%d`, commit), `"applied":100`, fmt.Sprintf(`"applied":%d`, commit)).Replace(wholeN2)
+		return nodesSay(t, n1, n2)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		c := &scripted{[][]client.Status{at(90, 100), at(99, 110), at(110, 120), at(50, 300)}}
+		if _, err := awaitWhole(t.Context(), time.Second, c, nobodyDied); err != nil || time.Since(start) != 2*pollEvery {
+			t.Errorf("got %v after %v, want no error at the third look", err, time.Since(start))
+		}
+		c = &scripted{[][]client.Status{at(90, 100), at(90, 110)}}
+		if _, err := awaitWhole(t.Context(), time.Second, c, nobodyDied); err == nil || !strings.Contains(err.Error(), "20 entries behind") {
+			t.Errorf("got %v, want that a replica is 20 entries behind", err)
 		}
 	})
 }
