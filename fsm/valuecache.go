@@ -86,7 +86,8 @@ type cacheEntry struct {
 	version uint64
 	row     []byte // key, value
 	key     int    // length of the key
-	used    bool
+	used    bool   // since the hand passed
+	wanted  bool   // read since it was written
 }
 
 func (e *cacheEntry) size() int { return entryBytes + len(e.row) }
@@ -103,7 +104,7 @@ func (s *cacheSegment) get(d *Data, era, bucket, hash uint64, key string) (value
 	if e.of != d || e.era != era || e.bucket != bucket || string(e.row[:e.key]) != key {
 		return nil, 0, false
 	}
-	e.used = true
+	e.used, e.wanted = true, true
 	return e.row[e.key:], e.version, true
 }
 
@@ -112,17 +113,23 @@ func (s *cacheSegment) add(e cacheEntry, at uint64, key string, value []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.of.changes.Load() == at {
+		e.wanted = true
 		keep(s, e, key, value)
 	}
 }
 
-// write brings a pair to what apply makes of it; row is nil if it is deleted. What was
-// written is likely to be read.
+// write brings a pair to what apply makes of it; row is nil if it is deleted. A value
+// is kept for those who read it: what nobody has read since it was written before is
+// let go, so that a load that only writes does not copy every value once more.
 func (s *cacheSegment) write(e cacheEntry, key, row []byte) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if row == nil {
-		s.forget(e.hash)
+	slot, ok := s.index[e.hash]
+	if !ok {
+		return nil
+	}
+	if row == nil || !s.slots[slot].wanted {
+		s.remove(slot)
 		return nil
 	}
 	var value []byte
