@@ -577,6 +577,13 @@ func testRestart(t *testing.T, s *site, up *process) {
 		return
 	}
 	pids := []int{s.pid("n1"), s.pid("n2")}
+	for _, pid := range pids {
+		// Reading another process's takes more than it belonging to us.
+		slack, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", pid))
+		if err == nil && strings.TrimSpace(string(slack)) != "1000000" {
+			t.Errorf("a node's timers may be %s ns late, want 1 ms", strings.TrimSpace(string(slack)))
+		}
+	}
 	up.ends(syscall.SIGKILL)
 	for _, pid := range pids {
 		gone(t, pid)

@@ -4,12 +4,17 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/mattn/go-isatty"
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "server" { // before there is anything to lose, as a signal
+		coarseTimers()
+	}
+	runtime.UnlockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	drawn := isatty.IsTerminal(os.Stderr.Fd())
