@@ -101,7 +101,7 @@ func openWAL(dir string, disk walDisk, segmentBytes int, logger *slog.Logger) (*
 		if err := mendTail(dir, disk, state); err != nil {
 			return nil, err
 		}
-		return wal.Open(dir, wal.WithMetaStore(disk.meta), wal.WithSegmentFiler(segment.NewFiler(dir, disk.files)),
+		return wal.Open(dir, wal.WithMetaStore(disk.meta), wal.WithSegmentFiler(segment.NewFiler(dir, segmentFiles{disk.files})),
 			wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet(logger)))
 	}()
 	if err != nil {
