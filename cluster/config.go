@@ -9,6 +9,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/manykv/manykv/fsm"
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 )
@@ -46,6 +47,11 @@ type Config struct {
 	// JournalBytes is the size of the log of all shards at which the node takes
 	// snapshots and cuts it; 0: 512 MiB, at least 8 MiB.
 	JournalBytes int64
+	// CacheBytes is how much of the tables on disk is kept in memory; 0: 64 MiB.
+	CacheBytes int64
+	// ValueCacheBytes is how much of the values that are read is kept besides, ready to be
+	// sent; 0: 32 MiB.
+	ValueCacheBytes int64
 	// RequestBytes bounds, each for itself, the bytes of requests being received
 	// or served, of writes under way and of answers being made; what does not fit
 	// is refused as busy. 0: 128 MiB.
@@ -77,6 +83,9 @@ const (
 	// DefaultSlowCall is far more than any call takes while nothing is wrong, and
 	// less than an election.
 	DefaultSlowCall = time.Second
+	// DefaultCacheBytes and DefaultValueCacheBytes suit a node of 512 MiB.
+	DefaultCacheBytes      = fsm.DefaultCacheBytes
+	DefaultValueCacheBytes = fsm.DefaultValueCacheBytes
 	// MinRequestBytes still lets the smaller requests through.
 	MinRequestBytes = 1 << 20
 )
@@ -142,6 +151,9 @@ func (c Config) validate() error {
 	}
 	if c.RequestBytes < MinRequestBytes {
 		return fmt.Errorf("request bytes is %d, want at least %d", c.RequestBytes, MinRequestBytes)
+	}
+	if c.CacheBytes < 0 || c.ValueCacheBytes < 0 {
+		return fmt.Errorf("cache bytes are %d and %d, want 0 (default) or more", c.CacheBytes, c.ValueCacheBytes)
 	}
 	if c.LogStore != "wal" && c.LogStore != "boltdb" {
 		return fmt.Errorf("log store %q, want wal or boltdb", c.LogStore)

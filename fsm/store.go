@@ -22,10 +22,10 @@ import (
 // ErrClosed: the store was closed.
 var ErrClosed = errors.New("the store of the state machines is closed")
 
-// defaultCacheBytes is the block cache of a node nobody configured: small
+// DefaultCacheBytes is the block cache of a node nobody configured: small
 // beside the memory of any machine that runs one, large enough for the index
 // and filter blocks of some ten million keys.
-const defaultCacheBytes = 64 << 20
+const DefaultCacheBytes = 64 << 20
 
 // Config says where the state machines live. Only Dir is required.
 type Config struct {
@@ -57,10 +57,10 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	if c.CacheBytes == 0 {
-		c.CacheBytes = defaultCacheBytes
+		c.CacheBytes = DefaultCacheBytes
 	}
 	if c.ValueCacheBytes == 0 {
-		c.ValueCacheBytes = defaultValueCacheBytes
+		c.ValueCacheBytes = DefaultValueCacheBytes
 	}
 	if c.Fatal == nil {
 		c.Fatal = func(err error) { panic(err) }

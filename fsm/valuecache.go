@@ -27,10 +27,11 @@ import (
 // before it takes the lock to change the cached value, so one of the two sees the
 // other.
 
+// DefaultValueCacheBytes is what a node keeps if nobody says otherwise: some 80,000
+// pairs of 256 bytes.
+const DefaultValueCacheBytes = 32 << 20
+
 const (
-	// defaultValueCacheBytes is what a node keeps if nobody says otherwise: some
-	// 80,000 pairs of 256 bytes.
-	defaultValueCacheBytes = 32 << 20
 	// cacheSegments is how many locks there are: enough that the readers of a few
 	// cores seldom meet.
 	cacheSegments = 64

@@ -40,6 +40,8 @@ type serverConfig struct {
 	LogStore        string   `toml:"log_store,omitempty"`
 	LogLevel        string   `toml:"log_level,omitempty"`
 	JournalBytes    int64    `toml:"journal_bytes,omitempty"`
+	CacheBytes      int64    `toml:"cache_bytes,omitempty"`
+	ValueCacheBytes int64    `toml:"value_cache_bytes,omitempty"`
 	RequestBytes    int64    `toml:"request_bytes,omitempty"`
 	HTTP            string   `toml:"http,omitempty"`
 	PProf           bool     `toml:"pprof,omitempty"`
@@ -93,6 +95,10 @@ var settings = []setting{
 		help: "debug, info (default), warn or error"},
 	{name: "journal_bytes", field: func(c *serverConfig) any { return &c.JournalBytes },
 		help: fmt.Sprintf("size of the log of all shards at which the node takes snapshots and cuts it, at least %d; 0: %d", cluster.MinJournalBytes, cluster.DefaultJournalBytes)},
+	{name: "cache_bytes", field: func(c *serverConfig) any { return &c.CacheBytes },
+		help: fmt.Sprintf("how much of the data on disk is kept in memory; 0: %d", cluster.DefaultCacheBytes)},
+	{name: "value_cache_bytes", field: func(c *serverConfig) any { return &c.ValueCacheBytes },
+		help: fmt.Sprintf("how much of the values that are read is kept besides, ready to be sent; 0: %d", cluster.DefaultValueCacheBytes)},
 	{name: "request_bytes", field: func(c *serverConfig) any { return &c.RequestBytes },
 		help: fmt.Sprintf("most bytes of requests being received or served, and as many of writes under way and of answers being made; what is more is refused as busy; at least %d; 0: %d", cluster.MinRequestBytes, cluster.DefaultRequestBytes)},
 	{name: "http", field: func(c *serverConfig) any { return &c.HTTP },
@@ -203,6 +209,8 @@ func (c *serverConfig) check() error {
 		got, least int64
 	}{
 		{"journal_bytes", c.JournalBytes, cluster.MinJournalBytes},
+		{"cache_bytes", c.CacheBytes, 1},
+		{"value_cache_bytes", c.ValueCacheBytes, 1},
 		{"request_bytes", c.RequestBytes, cluster.MinRequestBytes},
 	} {
 		if n.got != 0 && n.got < n.least {
