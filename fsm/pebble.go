@@ -44,7 +44,7 @@ const (
 	// layers of L0; Pebble's default, at which one core keeps up.
 	compactL0 = 4
 
-	// stopL0 makes Apply wait when there are that many: some 300 MiB behind.
+	// stopL0 makes Apply wait when there are that many: some 600 MiB behind.
 	// Further behind, reads cost more than waiting does.
 	stopL0 = 20
 

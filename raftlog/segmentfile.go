@@ -52,7 +52,7 @@ type segmentFile struct {
 	types.WritableFile
 	size    int64 // it is not written ahead beyond that
 	written int64 // nothing was written from here on
-	named   bool  // a first Sync has made its name and its size durable
+	settled bool  // nothing but data was changed since a whole sync
 }
 
 // WriteAt writes p, and zeros behind it if it ends where nothing was written yet. They
@@ -63,24 +63,27 @@ func (f *segmentFile) WriteAt(p []byte, at int64) (int, error) {
 	if err != nil || end <= f.written {
 		return n, err
 	}
-	f.written = end
+	f.written, f.settled = end, false
 	if ahead := min(aheadBytes, f.size-end); ahead > 0 && len(p) <= aheadFor {
 		if _, err := f.WritableFile.WriteAt(zeros[:ahead], end); err != nil {
-			return n, err
+			f.size = 0 // the record fitted; a disk that is broken will say so again
+			return n, nil
 		}
 		f.written += ahead
 	}
 	return n, nil
 }
 
-// Sync makes durable what was written.
+// Sync makes durable what was written. That a block is a written one now fdatasync
+// shall make durable, too, but not every file system's always has (ext4's without a journal).
+// It takes one whole sync for each aheadBytes not to rely on that.
 func (f *segmentFile) Sync() error {
-	if f.named {
+	if f.settled {
 		return syncData(f.WritableFile)
 	}
 	if err := f.WritableFile.Sync(); err != nil {
 		return err
 	}
-	f.named = true
+	f.settled = true
 	return nil
 }

@@ -2,9 +2,12 @@ package raftlog
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 	"testing"
 
 	walfs "github.com/hashicorp/raft-wal/fs"
@@ -16,10 +19,14 @@ type watched struct {
 	types.WritableFile
 	writes, syncs int
 	furthest      int64
+	full          bool // no room for zeros
 }
 
 func (w *watched) WriteAt(p []byte, at int64) (int, error) {
 	w.writes++
+	if w.full && p[0] == 0 {
+		return 0, syscall.ENOSPC
+	}
 	w.furthest = max(w.furthest, at+int64(len(p)))
 	return w.WritableFile.WriteAt(p, at)
 }
@@ -58,14 +65,6 @@ func TestSegmentsAreWrittenAhead(t *testing.T) {
 	record(aheadBytes, 1, int64(1000+aheadFor+aheadBytes)) // large, and past the zeros
 	record(10, 2, size)                                    // as far as there is room
 	record(aheadFor, 1, size)
-	for range 2 {
-		if err := f.Sync(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if w.syncs != 2 { // a watched file has no descriptor
-		t.Errorf("%d syncs, want 2", w.syncs)
-	}
 	got, err := os.ReadFile(filepath.Join(dir, "segment"))
 	if err != nil || len(got) != size || !bytes.Equal(got[:len(want)], want) || !bytes.Equal(got[len(want):], make([]byte, size-len(want))) {
 		t.Errorf("%v: a file of %d bytes, want the records and zeros, %d in all", err, len(got), size)
@@ -73,6 +72,49 @@ func TestSegmentsAreWrittenAhead(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestSyncsOfNewBlocksAreWhole: fdatasync is for those that were written before.
+func TestSyncsOfNewBlocksAreWhole(t *testing.T) {
+	made, err := walfs.New().Create(t.TempDir(), "segment", 4*aheadBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &datasynced{watched{WritableFile: made}, made.(syscall.Conn)}
+	f := &segmentFile{WritableFile: w, size: 4 * aheadBytes}
+	at := int64(0)
+	sync := func(n int, whole int) {
+		t.Helper()
+		before := w.syncs
+		_, err := f.WriteAt(bytes.Repeat([]byte{1}, n), at)
+		if err := errors.Join(err, f.Sync()); err != nil {
+			t.Fatal(err)
+		}
+		at += int64(n)
+		if runtime.GOOS == "linux" && w.syncs-before != whole {
+			t.Errorf("%d whole syncs after a write up to %d, want %d", w.syncs-before, at, whole)
+		}
+	}
+	sync(100, 1)
+	sync(100, 0)
+	sync(aheadFor, 0)
+	sync(aheadBytes, 1)
+	sync(aheadBytes, 1)
+	sync(100, 1)
+	sync(100, 0)
+	w.full = true
+	sync(aheadBytes, 1)
+	sync(100, 1) // no zeros: the disk is full, the records fit
+	sync(100, 1)
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// datasynced is a watched file that has a descriptor.
+type datasynced struct {
+	watched
+	syscall.Conn
 }
 
 // TestASegmentOpenedAgainIsWrittenAhead, and its second sync is of the data alone.

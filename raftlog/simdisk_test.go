@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -278,6 +279,20 @@ func (h *simHandle) ReadAt(b []byte, offset int64) (int, error) {
 	}
 	return n, nil
 }
+
+// Stat says how long the file is, as segmentFiles asks.
+func (h *simHandle) Stat() (fs.FileInfo, error) {
+	h.disk.mu.Lock()
+	defer h.disk.mu.Unlock()
+	return simInfo{size: int64(len(h.file.now))}, nil
+}
+
+type simInfo struct {
+	fs.FileInfo
+	size int64
+}
+
+func (i simInfo) Size() int64 { return i.size }
 
 func (h *simHandle) WriteAt(b []byte, offset int64) (int, error) {
 	h.disk.wait()

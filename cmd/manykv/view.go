@@ -43,7 +43,7 @@ type shardView struct {
 	Last     uint16          `json:"last_slot"`
 	Leader   sharding.NodeID `json:"leader"` // empty: none
 	Term     uint64          `json:"term"`
-	Commit   *uint64         `json:"commit"` // the leader's; null if there is none
+	Commit   *uint64         `json:"commit"` // the leader's; null if there is none, or it does not know yet
 	Replicas []replicaView   `json:"replicas"`
 	// Adding and Removing are of a move under way.
 	Adding   sharding.NodeID `json:"adding,omitempty"`
@@ -139,7 +139,10 @@ func newShardView(shard sharding.Shard, replicas map[sharding.NodeID]replicaWord
 	v := shardView{Shard: shard}
 	for node, r := range replicas {
 		if r.role == roleLeader && (v.Leader == "" || r.term > v.Term) {
-			v.Leader, v.Term, v.Commit = node, r.term, &r.commit
+			v.Leader, v.Term, v.Commit = node, r.term, nil
+			if r.commit > 0 { // raft's for a leader that does not know yet
+				v.Commit = &r.commit
+			}
 			v.First, v.Last = r.first, r.last
 		}
 	}
@@ -223,7 +226,7 @@ func (v *view) missing(dead map[sharding.NodeID]bool, before *view) []string {
 				out = append(out, fmt.Sprintf("shard %d: the replica on %s is %s: %s", s.Shard, r.Node, r.Role, r.Reason))
 			case r.Lag == nil:
 				out = append(out, fmt.Sprintf("shard %d: the replica on %s is %s", s.Shard, r.Node, r.Role))
-			case *r.Lag > 0 && r.Applied < before.committed(s.Shard):
+			case *r.Lag > 0 && r.Applied < before.committed(&s):
 				out = append(out, fmt.Sprintf("shard %d: the replica on %s is %s behind", s.Shard, r.Node, count(*r.Lag, "entry", "entries")))
 			}
 		}
@@ -231,16 +234,21 @@ func (v *view) missing(dead map[sharding.NodeID]bool, before *view) []string {
 	return out
 }
 
-// committed is what was committed of a shard, as far as is known: without a view all.
-func (v *view) committed(shard sharding.Shard) uint64 {
-	if v != nil {
-		for _, s := range v.Shards {
-			if s.Shard == shard && s.Commit != nil {
-				return *s.Commit
-			}
-		}
+// committed is what was committed of a shard as is now, as far as is known; if it is
+// not, the largest number: without a view, or under another leader.
+func (v *view) committed(now *shardView) uint64 {
+	if v == nil {
+		return math.MaxUint64
 	}
-	return math.MaxUint64
+	i := slices.IndexFunc(v.Shards, func(s shardView) bool { return s.Shard == now.Shard })
+	if i < 0 || v.Shards[i].Term != now.Term || v.Shards[i].Commit == nil {
+		return math.MaxUint64
+	}
+	most := *v.Shards[i].Commit
+	for _, r := range v.Shards[i].Replicas {
+		most = max(most, r.Applied)
+	}
+	return most
 }
 
 func (s *shardView) moving() bool { return s.Adding != "" || s.Removing != "" }

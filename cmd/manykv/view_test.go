@@ -180,6 +180,10 @@ func TestALoadDoesNotKeepAClusterFromBeingWhole(t *testing.T) {
 		if _, err := awaitWhole(t.Context(), time.Second, c, nobodyDied); err != nil || time.Since(start) != 2*pollEvery {
 			t.Errorf("got %v after %v, want no error at the third look", err, time.Since(start))
 		}
+		c = &scripted{[][]client.Status{at(20, 0), at(20, 100)}}
+		if _, err := awaitWhole(t.Context(), time.Second, c, nobodyDied); err == nil || !strings.Contains(err.Error(), "80 entries behind") {
+			t.Errorf("after a leader that knew of nothing yet: got %v, want that a replica is 80 entries behind", err)
+		}
 		c = &scripted{[][]client.Status{at(90, 100), at(90, 110)}}
 		if _, err := awaitWhole(t.Context(), time.Second, c, nobodyDied); err == nil || !strings.Contains(err.Error(), "20 entries behind") {
 			t.Errorf("got %v, want that a replica is 20 entries behind", err)
