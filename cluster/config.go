@@ -47,10 +47,11 @@ type Config struct {
 	// JournalBytes is the size of the log of all shards at which the node takes
 	// snapshots and cuts it; 0: 512 MiB, at least 8 MiB.
 	JournalBytes int64
-	// CacheBytes is how much of the tables on disk is kept in memory; 0: 64 MiB.
+	// CacheBytes is how much of the tables on disk is kept in memory; 0: 64 MiB, at
+	// least 1 MiB.
 	CacheBytes int64
 	// ValueCacheBytes is how much of the values that are read is kept besides, ready to be
-	// sent; 0: 32 MiB.
+	// sent; 0: 32 MiB, at least 1 MiB.
 	ValueCacheBytes int64
 	// RequestBytes bounds, each for itself, the bytes of requests being received
 	// or served, of writes under way and of answers being made; what does not fit
@@ -86,6 +87,8 @@ const (
 	// DefaultCacheBytes and DefaultValueCacheBytes suit a node of 512 MiB.
 	DefaultCacheBytes      = fsm.DefaultCacheBytes
 	DefaultValueCacheBytes = fsm.DefaultValueCacheBytes
+	// MinCacheBytes of either: less holds a few blocks, or values, and no more.
+	MinCacheBytes = 1 << 20
 	// MinRequestBytes still lets the smaller requests through.
 	MinRequestBytes = 1 << 20
 )
@@ -152,8 +155,10 @@ func (c Config) validate() error {
 	if c.RequestBytes < MinRequestBytes {
 		return fmt.Errorf("request bytes is %d, want at least %d", c.RequestBytes, MinRequestBytes)
 	}
-	if c.CacheBytes < 0 || c.ValueCacheBytes < 0 {
-		return fmt.Errorf("cache bytes are %d and %d, want 0 (default) or more", c.CacheBytes, c.ValueCacheBytes)
+	for _, bytes := range []int64{c.CacheBytes, c.ValueCacheBytes} {
+		if bytes != 0 && bytes < MinCacheBytes {
+			return fmt.Errorf("a cache of %d bytes, want 0 (default) or at least %d", bytes, MinCacheBytes)
+		}
 	}
 	if c.LogStore != "wal" && c.LogStore != "boltdb" {
 		return fmt.Errorf("log store %q, want wal or boltdb", c.LogStore)

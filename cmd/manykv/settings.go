@@ -96,9 +96,9 @@ var settings = []setting{
 	{name: "journal_bytes", field: func(c *serverConfig) any { return &c.JournalBytes },
 		help: fmt.Sprintf("size of the log of all shards at which the node takes snapshots and cuts it, at least %d; 0: %d", cluster.MinJournalBytes, cluster.DefaultJournalBytes)},
 	{name: "cache_bytes", field: func(c *serverConfig) any { return &c.CacheBytes },
-		help: fmt.Sprintf("how much of the data on disk is kept in memory; 0: %d", cluster.DefaultCacheBytes)},
+		help: fmt.Sprintf("how many bytes of the tables on disk are kept in memory, at least %d; 0: %d", cluster.MinCacheBytes, cluster.DefaultCacheBytes)},
 	{name: "value_cache_bytes", field: func(c *serverConfig) any { return &c.ValueCacheBytes },
-		help: fmt.Sprintf("how much of the values that are read is kept besides, ready to be sent; 0: %d", cluster.DefaultValueCacheBytes)},
+		help: fmt.Sprintf("how many bytes of values that are read are kept besides, ready to be sent, at least %d; 0: %d", cluster.MinCacheBytes, cluster.DefaultValueCacheBytes)},
 	{name: "request_bytes", field: func(c *serverConfig) any { return &c.RequestBytes },
 		help: fmt.Sprintf("most bytes of requests being received or served, and as many of writes under way and of answers being made; what is more is refused as busy; at least %d; 0: %d", cluster.MinRequestBytes, cluster.DefaultRequestBytes)},
 	{name: "http", field: func(c *serverConfig) any { return &c.HTTP },
@@ -209,8 +209,8 @@ func (c *serverConfig) check() error {
 		got, least int64
 	}{
 		{"journal_bytes", c.JournalBytes, cluster.MinJournalBytes},
-		{"cache_bytes", c.CacheBytes, 1},
-		{"value_cache_bytes", c.ValueCacheBytes, 1},
+		{"cache_bytes", c.CacheBytes, cluster.MinCacheBytes},
+		{"value_cache_bytes", c.ValueCacheBytes, cluster.MinCacheBytes},
 		{"request_bytes", c.RequestBytes, cluster.MinRequestBytes},
 	} {
 		if n.got != 0 && n.got < n.least {

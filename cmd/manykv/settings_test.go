@@ -141,8 +141,8 @@ func TestASettingThatCannotBeIsWrongUse(t *testing.T) {
 		{"otlp", "127.0.0.1:4318", `otlp "127.0.0.1:4318", want a URL`},
 		{"slow-call", "-1s", `slow_call "-1s", want a time more than 0`},
 		{"slow-call", "never", `slow_call "never", want a time`},
-		{"cache-bytes", "-1", "cache_bytes -1, want 0 or at least 1"},
-		{"value-cache-bytes", "-1", "value_cache_bytes -1, want 0 or at least 1"},
+		{"cache-bytes", "-1", "cache_bytes -1, want 0 or at least 1048576"},
+		{"value-cache-bytes", "-1", "value_cache_bytes -1, want 0 or at least 1048576"},
 		{"request-bytes", "-1", "request_bytes -1, want 0 or at least 1048576"},
 	} {
 		t.Run(c.flag+"="+c.value, func(t *testing.T) {
