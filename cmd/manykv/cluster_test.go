@@ -358,7 +358,7 @@ func testBenchAndStatus(t *testing.T, s *site) {
 	if err := json.Unmarshal([]byte(s.must("", "status", "--json", "--wait", patience.String())), &v); err != nil {
 		t.Fatal(err)
 	}
-	if len(v.Nodes) != 3 || len(v.Shards) != 7 || len(v.missing(nil, nil)) != 0 {
+	if len(v.Nodes) != 3 || len(v.Shards) != 7 || len(v.missing(nil, &view{})) != 0 {
 		t.Errorf("got %+v, want three nodes and six shards, and nothing missing", v)
 	}
 	for _, n := range v.Nodes {

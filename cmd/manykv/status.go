@@ -130,16 +130,12 @@ func awaitWhole(ctx context.Context, within time.Duration, c statuser, dead func
 	defer done()
 	asking, answered := context.WithTimeout(ctx, max(within, firstAnswer))
 	defer answered()
-	var last view
-	var before *view
+	var last, before view
 	for {
 		v, err := look(asking, c)
 		if err == nil && asking.Err() == nil {
-			if last.Nodes != nil {
-				before = new(last)
-			}
-			last = v
-			if len(last.missing(dead(), before)) == 0 {
+			before, last = last, v
+			if len(last.missing(dead(), &before)) == 0 {
 				return last, nil
 			}
 			asking = waiting // from now on there is something to say at the end
@@ -150,7 +146,7 @@ func awaitWhole(ctx context.Context, within time.Duration, c statuser, dead func
 			if last.Nodes == nil {
 				return last, fmt.Errorf("the cluster is not whole: no node answered in time: %w", context.Cause(waiting))
 			}
-			return last, fmt.Errorf("the cluster is not whole: %s", strings.Join(last.missing(dead(), before), "; "))
+			return last, fmt.Errorf("the cluster is not whole: %s", strings.Join(last.missing(dead(), &before), "; "))
 		}
 	}
 }

@@ -207,7 +207,7 @@ func (v *view) trouble(dead map[sharding.NodeID]bool) []string {
 //
 // Under a load every replica is always some entries behind, as the answers are not of
 // one moment. So one has caught up that has applied what was committed in before, an
-// earlier view, which may be nil.
+// earlier view, or an empty one.
 func (v *view) missing(dead map[sharding.NodeID]bool, before *view) []string {
 	out := v.trouble(dead)
 	for _, n := range v.Nodes {
@@ -235,11 +235,8 @@ func (v *view) missing(dead map[sharding.NodeID]bool, before *view) []string {
 }
 
 // committed is what was committed of a shard as is now, as far as is known; if it is
-// not, the largest number: without a view, or under another leader.
+// not, the largest number: in an empty view, or under another leader.
 func (v *view) committed(now *shardView) uint64 {
-	if v == nil {
-		return math.MaxUint64
-	}
 	i := slices.IndexFunc(v.Shards, func(s shardView) bool { return s.Shard == now.Shard })
 	if i < 0 || v.Shards[i].Term != now.Term || v.Shards[i].Commit == nil {
 		return math.MaxUint64

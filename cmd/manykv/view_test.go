@@ -82,7 +82,7 @@ func TestStatusTables(t *testing.T) {
 			v := newView(nodesSay(t, c.answers...), m)
 			var out bytes.Buffer
 			v.print(&printer{w: &out})
-			out.WriteString("\nmissing: " + strings.Join(v.missing(nil, nil), "; ") + "\n\n")
+			out.WriteString("\nmissing: " + strings.Join(v.missing(nil, &view{}), "; ") + "\n\n")
 			if err := (&printer{w: &out}).json(v); err != nil {
 				t.Fatal(err)
 			}
@@ -131,7 +131,7 @@ func TestOfTwoLeadersTheLaterTermCounts(t *testing.T) {
 
 func TestTheDeadAreNotWaitedFor(t *testing.T) {
 	v := newView(nodesSay(t, wholeN1, "dead"), nil)
-	if got := v.missing(map[sharding.NodeID]bool{"n2": true}, nil); len(got) != 1 || got[0] != "shard 1 has no leader" {
+	if got := v.missing(map[sharding.NodeID]bool{"n2": true}, &view{}); len(got) != 1 || got[0] != "shard 1 has no leader" {
 		t.Errorf("got %q, want only that shard 1, which n2 led, has no leader", got)
 	}
 }
