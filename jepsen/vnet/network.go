@@ -193,8 +193,9 @@ func (n *Network) route(l *link, packet []byte) {
 // deliver writes a packet to the device it is for. One that is not taken is lost, as
 // in any network.
 func (l *link) deliver(packet []byte) {
-	if _, err := l.to.device.Write(packet); err == nil {
-		l.delivered.Add(1)
+	l.delivered.Add(1) // before it is written: its answer may be back before this goes on
+	if _, err := l.to.device.Write(packet); err != nil {
+		l.delivered.Add(^uint64(0))
 	}
 }
 
