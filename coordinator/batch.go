@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 	"github.com/manykv/manykv/transport"
@@ -67,12 +69,12 @@ type part struct {
 
 // exchange is one request of a round and its answer.
 type exchange struct {
-	node    sharding.NodeID
-	parts   []*part
-	request []byte
-	answer  *Answer
-	err     error
-	slow    bool // the time for one node ran out
+	node   sharding.NodeID
+	epoch  uint64 // of the map that was looked into
+	parts  []*part
+	answer *Answer
+	err    error
+	slow   bool // the time for one node ran out
 }
 
 // grouping groups parts by the node that is to serve them.
@@ -194,7 +196,7 @@ func (b *batch) split(t *table) []*exchange {
 		exchanges = b.splitRead(t)
 	}
 	for _, x := range exchanges {
-		x.request = b.encode(t.byEpoch.Epoch, x)
+		x.epoch = t.byEpoch.Epoch
 	}
 	return exchanges
 }
@@ -234,28 +236,37 @@ func (b *batch) target(t *table, s sharding.Shard) sharding.NodeID {
 }
 
 // encode writes the request of one node.
-func (b *batch) encode(epoch uint64, x *exchange) []byte {
+func (b *batch) encode(x *exchange) []byte {
 	own := b.op.Reads() && !b.toLeader && x.node == b.c.cfg.Self
-	req := appendRequestHeader(nil, epoch, b.op, own, b.bucket, len(x.parts))
+	req := appendRequestHeader(nil, x.epoch, b.op, own, b.bucket, len(x.parts))
 	for _, p := range x.parts {
-		req = binary.BigEndian.AppendUint32(req, uint32(p.shard))
 		switch {
 		case b.op == OpList:
+			req = binary.BigEndian.AppendUint32(req, uint32(p.shard))
 			req = binary.BigEndian.AppendUint64(req, b.page.cursor)
 			req = binary.AppendUvarint(req, uint64(b.page.most))
 		case b.op.Reads():
-			req = binary.AppendUvarint(req, uint64(len(p.positions)))
+			req = appendPartHeader(req, p.shard, len(p.positions))
 			for _, i := range p.positions {
 				req = kv.AppendString(req, b.keys[i])
 			}
 		default:
-			req = binary.AppendUvarint(req, uint64(len(p.sent)))
-			for _, c := range p.sent {
-				req = kv.AppendBytes(req, c.bytes)
-			}
+			req = appendCommands(appendPartHeader(req, p.shard, len(p.sent)), p.sent)
 		}
 	}
 	return req
+}
+
+// appendPartHeader begins a part of n keys or commands.
+func appendPartHeader(dst []byte, s sharding.Shard, n int) []byte {
+	return binary.AppendUvarint(binary.BigEndian.AppendUint32(dst, uint32(s)), uint64(n))
+}
+
+func appendCommands(dst []byte, commands []*command) []byte {
+	for _, c := range commands {
+		dst = kv.AppendBytes(dst, c.bytes)
+	}
+	return dst
 }
 
 // exchange sends one request. It has less than the whole time, so that a paused
@@ -271,15 +282,20 @@ func (b *batch) exchange(ctx context.Context, x *exchange) {
 	attempt, span := x.begin(attempt, b.c.cfg.Tracer)
 	defer func() { span.end(x.err) }()
 	began := time.Now()
-	answer, err := b.c.send(attempt, x.node, MethodParts, x.request)
+	answer, err := b.send(attempt, x, span.place())
 	x.slow = attempt.Err() != nil || time.Since(began) > most-most/slowShare
-	if err == nil {
-		x.answer, err = DecodeAnswer(answer)
+	if err == nil && len(answer.Parts) != len(x.parts) {
+		err = fmt.Errorf("node %s answered %d parts of %d", x.node, len(answer.Parts), len(x.parts))
 	}
-	if err == nil && len(x.answer.Parts) != len(x.parts) {
-		err = fmt.Errorf("node %s answered %d parts of %d", x.node, len(x.answer.Parts), len(x.parts))
+	x.answer, x.err = answer, err
+}
+
+// send sends the request. What is traced goes by itself, to be seen as it is.
+func (b *batch) send(ctx context.Context, x *exchange, place trace.SpanContext) (*Answer, error) {
+	if b.call != nil && !place.IsValid() {
+		return b.c.sendWrite(ctx, b, x)
 	}
-	x.err = err
+	return b.c.ask(ctx, x.node, appendTrace(b.encode(x), place))
 }
 
 // settle takes in what came of one request; true if it taught where to go next.

@@ -40,8 +40,9 @@ type Config struct {
 // Coordinator carries batches to the shards of one cluster. It is safe for
 // concurrent use and owns no goroutine between calls.
 type Coordinator struct {
-	cfg    Config
-	routes routes
+	cfg     Config
+	routes  routes
+	combine combiner
 }
 
 // New returns a coordinator. It has no map until UseMap or the first call.
@@ -56,7 +57,9 @@ func New(cfg Config) (*Coordinator, error) {
 	if cfg.AttemptTimeout == 0 {
 		cfg.AttemptTimeout = 2 * time.Second
 	}
-	return &Coordinator{cfg: cfg}, nil
+	c := &Coordinator{cfg: cfg}
+	c.combine = combiner{ask: c.ask, nodes: make(map[sharding.NodeID]*crowd), flows: make(map[flowKey]*flow)}
+	return c, nil
 }
 
 // UseMap replaces the map if m is newer.
@@ -132,6 +135,15 @@ func (c *Coordinator) send(ctx context.Context, node sharding.NodeID, method byt
 		return c.cfg.Serve(ctx, request)
 	}
 	return c.cfg.Call(ctx, node, method, request)
+}
+
+// ask sends a request for parts and returns its answer.
+func (c *Coordinator) ask(ctx context.Context, node sharding.NodeID, request []byte) (*Answer, error) {
+	b, err := c.send(ctx, node, MethodParts, request)
+	if err != nil {
+		return nil, err
+	}
+	return DecodeAnswer(b)
 }
 
 // table returns the routes, fetching a first map if there is none.

@@ -214,6 +214,36 @@ func (f *fakeCluster) seenBy(node sharding.NodeID) []seen {
 	return out
 }
 
+// callsIn counts the calls that a request has commands of.
+func callsIn(q *Request) int {
+	calls := make(map[uint64]bool)
+	for _, c := range commandsOf(q) {
+		if w, err := kv.DecodeWrite(c.bytes); err == nil {
+			calls[w.Origin.Seq] = true
+		}
+	}
+	return len(calls)
+}
+
+// commandsSeen counts the commands that arrived.
+func (f *fakeCluster) commandsSeen() (n int) {
+	for _, s := range f.seenBy("") {
+		n += len(commandsOf(s.q))
+	}
+	return n
+}
+
+// crowd has a coordinator take all nodes for crowded: one request at a time.
+func (f *fakeCluster) crowd(u user) {
+	c, ok := u.reader.(*Coordinator)
+	if !ok {
+		return // others have the calls sent
+	}
+	for _, n := range f.m.Nodes {
+		c.combine.nodes[n.ID] = &crowd{most: 1}
+	}
+}
+
 // arrive lets all copies on their way arrive.
 func (f *fakeCluster) arrive() {
 	f.mu.Lock()

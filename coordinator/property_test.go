@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,9 +74,14 @@ func drawKeys(t *rapid.T) []string {
 	return rapid.SliceOfN(rapid.SampledFrom(names), 0, 24).Draw(t, "keys")
 }
 
+// drawTime draws how long a call may take.
+func drawTime(t *rapid.T) time.Duration {
+	return time.Duration(rapid.SampledFrom([]int{0, 1, 10, 100, 10_000, 600_000}).Draw(t, "milliseconds")) * time.Millisecond
+}
+
 // timed runs a call with a deadline and complains if it outlasts it.
 func timed(t *rapid.T, call func(ctx context.Context)) {
-	allowed := time.Duration(rapid.SampledFrom([]int{0, 1, 10, 100, 10_000, 600_000}).Draw(t, "milliseconds")) * time.Millisecond
+	allowed := drawTime(t)
 	ctx, cancel := context.WithTimeout(context.Background(), allowed)
 	defer cancel()
 	began := time.Now()
@@ -191,26 +197,75 @@ func TestWritesAreHonest(t *testing.T) {
 		f, c := drawCluster(t, allFates(), onTheWay, 4)
 		var calls []wrote
 		for n := range rapid.IntRange(1, 3).Draw(t, "calls") {
-			var w wrote
-			timed(t, func(ctx context.Context) { w = f.drawWrite(ctx, t, c, n) })
+			w, do := f.drawWrite(t, c, n)
+			timed(t, func(ctx context.Context) { w.err = do(ctx) })
 			w.outcomes = outcomesOf(t, w.err, len(w.writes))
 			calls = append(calls, w)
 		}
-		f.checkOutcomes(t, calls)
-		if rapid.Bool().Draw(t, "late copies arrive before the retries") {
-			f.arrive()
-			f.checkOutcomes(t, calls)
-		}
-		f.heal()
+		f.checkCalls(t, c, calls)
+	})
+}
+
+// So do writes of several callers that share requests, also to those who leave.
+func TestConcurrentWritesAreHonest(t *testing.T) {
+	shared := 0
+	inFakeTime(t, func(t *rapid.T) {
+		f := newFake(1, rapid.IntRange(1, 2).Draw(t, "shards"), 1)
+		f.will("n1", rapid.SliceOfN(rapid.SampledFrom(allFates()), 0, 4).Draw(t, "fates")...)
+		f.slowly = 2 * time.Millisecond // so that requests are under way together,
+		f.lossy = true                  // and callers leave meanwhile
+		c := f.client(smallEntries)
+		f.crowd(c)
+		op := rapid.SampledFrom([]Op{OpSet, OpSet, OpDelete, OpSwap}).Draw(t, "op")
+		calls := make([]wrote, rapid.IntRange(2, 8).Draw(t, "calls"))
+		do, stays := make([]func(ctx context.Context) error, len(calls)), make([]time.Duration, len(calls))
 		for n := range calls {
-			f.retry(t, c, &calls[n])
+			keys := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}), 1, 3).Draw(t, "keys")
+			calls[n], do[n] = f.drawWriteOf(t, c, n, op, keys)
+			stays[n] = rapid.SampledFrom([]time.Duration{time.Millisecond, 3 * time.Millisecond, time.Hour}).Draw(t, "stays")
 		}
-		f.checkOutcomes(t, calls)
+		var all sync.WaitGroup
+		for n := range calls {
+			all.Go(func() {
+				ctx, cancel := context.WithCancel(context.Background()) // who has a deadline that is near shares no request
+				defer time.AfterFunc(stays[n], cancel).Stop()
+				defer cancel()
+				calls[n].err = do[n](ctx)
+			})
+		}
+		all.Wait()
+		for n := range calls {
+			calls[n].outcomes = outcomesOf(t, calls[n].err, len(calls[n].writes))
+		}
+		for _, s := range f.seenBy("") {
+			if callsIn(s.q) > 1 {
+				shared++
+			}
+		}
+		f.checkCalls(t, c, calls)
+	})
+	if t.Logf("%d requests were shared", shared); shared == 0 {
+		t.Error("no request was shared")
+	}
+}
+
+// checkCalls checks what calls said, before and after copies arrive that are on their
+// way and what is unknown is found out.
+func (f *fakeCluster) checkCalls(t *rapid.T, c user, calls []wrote) {
+	f.checkOutcomes(t, calls)
+	if rapid.Bool().Draw(t, "late copies arrive before the retries") {
 		f.arrive()
 		f.checkOutcomes(t, calls)
-		f.checkOrder(t, calls)
-		f.noProblems(t)
-	})
+	}
+	f.heal()
+	for n := range calls {
+		f.retry(t, c, &calls[n])
+	}
+	f.checkOutcomes(t, calls)
+	f.arrive()
+	f.checkOutcomes(t, calls)
+	f.checkOrder(t, calls)
+	f.noProblems(t)
 }
 
 // retry sends a call again whose outcome is unknown. There must be nothing unknown
@@ -246,17 +301,19 @@ func (f *fakeCluster) retry(t *rapid.T, c user, w *wrote) {
 	}
 }
 
-// drawWrite writes keys, each with a value of its own, or deletes them.
-func (f *fakeCluster) drawWrite(ctx context.Context, t *rapid.T, c user, call int) (w wrote) {
+// drawWrite draws a call that writes keys, each with a value of its own, or deletes them.
+func (f *fakeCluster) drawWrite(t *rapid.T, c user, call int) (w wrote, do func(ctx context.Context) error) {
 	keys := drawKeys(t)
-	op := rapid.SampledFrom([]Op{OpSet, OpDelete, OpSwap}).Draw(t, "op")
+	return f.drawWriteOf(t, c, call, rapid.SampledFrom([]Op{OpSet, OpDelete, OpSwap}).Draw(t, "op"), keys)
+}
+
+func (f *fakeCluster) drawWriteOf(t *rapid.T, c user, call int, op Op, keys []string) (w wrote, do func(ctx context.Context) error) {
 	if op == OpDelete {
 		for _, key := range keys {
 			f.data[key] = "old"
 			w.writes = append(w.writes, write{key: key})
 		}
-		w.err = c.DeleteMany(ctx, testBucket, keys)
-		return w
+		return w, func(ctx context.Context) error { return c.DeleteMany(ctx, testBucket, keys) }
 	}
 	if op == OpSwap {
 		keys = append(keys, "swapped")[:1]
@@ -272,14 +329,15 @@ func (f *fakeCluster) drawWrite(ctx context.Context, t *rapid.T, c user, call in
 		pairs = append(pairs, kv.Pair{Key: key, Value: []byte(value)})
 	}
 	if op == OpSet {
-		w.err = c.SetMany(ctx, testBucket, pairs)
-		return w
+		return w, func(ctx context.Context) error { return c.SetMany(ctx, testBucket, pairs) }
 	}
 	f.mu.Lock()
 	version := f.versions[keys[0]] + uint64(rapid.IntRange(0, 1).Draw(t, "wrong version"))
 	f.mu.Unlock()
-	_, w.err = c.CompareAndSwap(ctx, testBucket, version, pairs[0])
-	return w
+	return w, func(ctx context.Context) error {
+		_, err := c.CompareAndSwap(ctx, testBucket, version, pairs[0])
+		return err
+	}
 }
 
 // outcomesOf returns what a write of n keys says of each.

@@ -87,9 +87,7 @@ func (x *exchange) begin(ctx context.Context, tracer trace.Tracer) (context.Cont
 	if tracer == nil {
 		return ctx, span{}
 	}
-	ctx, s := begin(ctx, tracer, "request", attribute.String("manykv.node", string(x.node)), attribute.IntSlice("manykv.shards", x.shards()))
-	x.request = appendTrace(x.request, s.place())
-	return ctx, s
+	return begin(ctx, tracer, "request", attribute.String("manykv.node", string(x.node)), attribute.IntSlice("manykv.shards", x.shards()))
 }
 
 func (x *exchange) shards() []int {

@@ -1,0 +1,213 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/manykv/manykv/kv"
+	"github.com/manykv/manykv/sharding"
+)
+
+// setOften has callers set one key each, times in turn.
+func setOften(t *testing.T, u user, callers, times int) {
+	t.Helper()
+	var all sync.WaitGroup
+	for n := range callers {
+		all.Go(func() {
+			for i := range times {
+				key := fmt.Sprintf("key %d %d", n, i)
+				if err := u.SetMany(t.Context(), testBucket, pairsOf([]string{key}, "1")); err != nil {
+					t.Errorf("%s: %v", key, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// A node that takes the same time for every request, however many there are, gets
+// each write at once.
+func TestNoWriteWaitsForAFreeNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(1, 1, 1)
+		f.slowly = 5 * time.Millisecond
+		began := time.Now()
+		const callers, times = mostUnderWay, 50
+		setOften(t, f.client(kv.Limits{}), callers, times)
+		if took, want := time.Since(began), times*f.slowly; took != want {
+			t.Errorf("took %v, want %v", took, want)
+		}
+		if n := len(f.seenBy("")); n != callers*times {
+			t.Errorf("%d requests for %d writes", n, callers*times)
+		}
+	})
+}
+
+// A node that serves requests one after the other gets fewer of them, and serves more
+// writes.
+func TestWritesToACrowdedNodeShareRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(1, 1, 1)
+		const each = time.Millisecond
+		one := make(chan struct{}, 1)
+		f.enter = func(context.Context, sharding.NodeID) {
+			one <- struct{}{}
+			time.Sleep(each)
+			<-one
+		}
+		u := f.client(kv.Limits{})
+		began := time.Now()
+		const callers, times = 40, 50
+		setOften(t, u, callers, times)
+		took, requests := time.Since(began), len(f.seenBy(""))
+		t.Logf("%d writes in %v and %d requests", callers*times, took, requests)
+		if most := callers * times / 4; requests > most || took > time.Duration(most)*each {
+			t.Errorf("%d writes took %v and %d requests, want a quarter at most", callers*times, took, requests)
+		}
+		if len(f.applied) != callers*times || len(f.problems) > 0 {
+			t.Errorf("%d writes were applied, want %d: %v", len(f.applied), callers*times, f.problems)
+		}
+		before := len(f.seenBy(""))
+		setOften(t, u, 1, times)
+		if n := len(f.seenBy("")) - before; n != times {
+			t.Errorf("%d requests for %d writes of one caller", n, times)
+		}
+	})
+}
+
+// What waits on a crowded node, and for how long.
+func TestWhichWritesWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(1, 2, 1)
+		u := f.client(kv.Limits{})
+		must(t, u.SetMany(t.Context(), testBucket, pairsOf([]string{"a"}, "1"))) // the session has its id, the coordinator its map
+		f.crowd(u)
+		resume := make(chan struct{})
+		f.enter = func(context.Context, sharding.NodeID) { <-resume }
+		var keys [2][]string // by shard
+		for i := 0; len(keys[0]) < 8 || len(keys[1]) < 8; i++ {
+			key := fmt.Sprint("key ", i)
+			s := f.m.ShardOfKey(testBucket, key) - 1
+			keys[s] = append(keys[s], key)
+		}
+		var all sync.WaitGroup
+		sent := func() int { synctest.Wait(); return len(f.seenBy("")) - 1 }
+		write := func(ctx context.Context, want int, value string, keys ...string) {
+			all.Go(func() { must(t, u.SetMany(ctx, testBucket, pairsOf(keys, value))) })
+			if n := sent(); n != want {
+				t.Errorf("after writing %q: %d requests were sent, want %d", keys, n, want)
+			}
+		}
+		ctx := t.Context()
+		write(ctx, 1, "first", keys[0][0])
+		write(ctx, 1, "waits", keys[0][1])
+		write(ctx, 1, "waits", keys[0][2])
+		write(ctx, 2, "another shard", keys[1][0])
+		write(ctx, 3, "both shards", keys[0][3], keys[1][3])
+		write(ctx, 4, strings.Repeat("large", aloneBytes/5+1), keys[0][4])
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		write(short, 5, "in a hurry", keys[0][5])
+
+		gone, leave := context.WithCancel(ctx)
+		left := make(chan error, 1)
+		go func() { left <- u.SetMany(gone, testBucket, pairsOf(keys[0][6:7], "leaves")) }()
+		synctest.Wait()
+		leave()
+		if err := <-left; errors.Is(err, kv.ErrUnknown) || !errors.Is(err, context.Canceled) {
+			t.Errorf("who left while waiting was told %v", err)
+		}
+		time.Sleep(combineWait)
+		if n := sent(); n != 6 {
+			t.Errorf("%d requests were sent after %v, want one more for both that wait", n, combineWait)
+		}
+		write(ctx, 6, "waits again", keys[0][7])
+		go func() { left <- u.SetMany(gone, testBucket, pairsOf(keys[0][6:7], "left before")) }()
+		if err := <-left; errors.Is(err, kv.ErrUnknown) {
+			t.Errorf("who had left before was told %v", err)
+		}
+		close(resume)
+		all.Wait()
+		if n := sent(); n != 7 || f.commandsSeen() != 1+9 {
+			t.Errorf("%d requests with %d commands, want 7 with 9", n, f.commandsSeen()-1)
+		}
+		if len(f.problems) > 0 || f.data[keys[0][6]] != "" || f.data[keys[0][7]] != "waits again" {
+			t.Errorf("the data is %q: %v", f.data, f.problems)
+		}
+	})
+}
+
+// What waits has a bound in bytes.
+func TestFullRequestsGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(1, 1, 1)
+		u := f.client(kv.Limits{})
+		must(t, u.SetMany(t.Context(), testBucket, pairsOf([]string{"a"}, "1")))
+		f.crowd(u)
+		resume := make(chan struct{})
+		f.enter = func(context.Context, sharding.NodeID) { <-resume }
+		var all sync.WaitGroup
+		const each = aloneBytes / 2
+		for i := range 1 + 2*combineBytes/each {
+			all.Go(func() {
+				must(t, u.SetMany(t.Context(), testBucket, pairsOf([]string{fmt.Sprint(i)}, strings.Repeat("x", each))))
+			})
+		}
+		synctest.Wait()
+		if n := len(f.seenBy("")) - 1; n != 3 {
+			t.Errorf("%d requests, want the first and two of %d bytes", n, combineBytes)
+		}
+		close(resume)
+		all.Wait()
+	})
+}
+
+// Each of those that share a request hears of its own commands.
+func TestResultsAreDistributed(t *testing.T) {
+	commands := func(n int) []*command { return make([]*command, n) }
+	joiners := []*joiner{
+		{parts: []portion{{1, commands(2)}, {2, commands(1)}}},
+		{parts: []portion{{1, commands(1)}, {2, commands(3)}}},
+	}
+	results := func(values ...uint64) (out []Result) {
+		for _, v := range values {
+			out = append(out, Result{Outcome: kv.OutcomeApplied, Value: v})
+		}
+		return out
+	}
+	answer := func(first, second []Result) *Answer {
+		return &Answer{Parts: []PartAnswer{
+			{Shard: 1, Leader: "n1", Results: first},
+			{Shard: 2, Status: StatusRefused, Code: kv.CodeBusy, Results: second},
+		}}
+	}
+	must(t, distribute(answer(results(1, 2, 3), results(4, 5)), joiners))
+	for i, want := range []string{"[[1 2] [4]]", "[[3] [5]]"} {
+		var got [][]uint64
+		for n, p := range joiners[i].answer.Parts {
+			var values []uint64
+			for _, r := range p.Results {
+				values = append(values, r.Value)
+			}
+			got = append(got, values)
+			if p.Shard != sharding.Shard(n+1) || (p.Code == kv.CodeBusy) != (n == 1) {
+				t.Errorf("joiner %d, part %d is %+v", i, n, p)
+			}
+		}
+		if fmt.Sprint(got) != want {
+			t.Errorf("joiner %d got %v, want %s", i, got, want)
+		}
+	}
+	if err := distribute(answer(results(1, 2, 3, 4), nil), joiners); err == nil {
+		t.Error("four results to three commands were taken")
+	}
+	if err := distribute(&Answer{}, joiners); err == nil {
+		t.Error("an answer without parts was taken")
+	}
+}
