@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -91,28 +92,26 @@ func tooLong(f raft.ApplyFuture) bool {
 	}
 }
 
-// wait returns one result for each command that was given to raft. When ctx
-// ends first, those without an answer are unknown: a future may block for ever
+// wait returns one result for each command that was given to raft. When ctx ends
+// first, those without an answer are unknown, and none of them is waited for again: a
+// result that comes later is not the next command's. A future may block for ever
 // (hashicorp/raft#498).
 func (p proposal) wait(ctx context.Context) []coordinator.Result {
-	var results []coordinator.Result
+	results := make([]coordinator.Result, 0, p.given)
 	for range p.given {
-		results = append(results, p.next(ctx))
+		select {
+		case result := <-p.results: // preferred to the end of ctx
+			results = append(results, result)
+			continue
+		default:
+		}
+		select {
+		case result := <-p.results:
+			results = append(results, result)
+		case <-ctx.Done():
+			unknown := outcomeOf(context.Cause(ctx), nil)
+			return append(results, slices.Repeat([]coordinator.Result{unknown}, p.given-len(results))...)
+		}
 	}
 	return results
-}
-
-// next prefers an answer that is there to the end of ctx.
-func (p proposal) next(ctx context.Context) coordinator.Result {
-	select {
-	case result := <-p.results:
-		return result
-	default:
-	}
-	select {
-	case result := <-p.results:
-		return result
-	case <-ctx.Done():
-		return outcomeOf(context.Cause(ctx), nil)
-	}
 }

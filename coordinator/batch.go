@@ -292,7 +292,7 @@ func (b *batch) exchange(ctx context.Context, x *exchange) {
 
 // send sends the request. What is traced goes by itself, to be seen as it is.
 func (b *batch) send(ctx context.Context, x *exchange, place trace.SpanContext) (*Answer, error) {
-	if b.call != nil && !place.IsValid() {
+	if b.call != nil && !place.IsSampled() {
 		return b.c.sendWrite(ctx, b, x)
 	}
 	return b.c.ask(ctx, x.node, appendTrace(b.encode(x), place))

@@ -9,42 +9,36 @@ import (
 	"sync"
 	"time"
 
+	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 	"github.com/manykv/manykv/transport"
 )
 
-// Writes of several callers to the same shards share requests while their node is
-// crowded: a request of ten commands costs a tenth of the messages, records of the log
-// and syncs that ten requests cost. While it is not crowded, none waits for another.
+// Writes of several callers to the same shards can share requests: those that come while
+// one is under way wait, and go together when it is answered. A request of ten commands
+// costs a tenth of the messages, records of the log and syncs that ten requests cost,
+// which is what matters where processors are busy; where they are not, waiting for an
+// answer only takes time. Which it is a coordinator finds out: now and then it takes a
+// turn with the other way, and stays with it if requests are answered sooner (trial).
 //
-// How many requests may be under way to a node, for each set of shards, follows from how
-// long they take, as in TCP Vegas (Brakmo, Peterson: TCP Vegas, 1995): one less after one that
-// took twice as long as the shortest of late, one more after one that took less than one
-// and a half times as long and had a write wait for it. The writes that wait go together
-// when an answer comes. Writes to different sets of shards never share a request: a
-// shard that has no leader would hold up the others.
+// Writes to different sets of shards never share a request: a shard that has no leader
+// would hold up the others.
 
 const (
 	// combineBytes waiting go at once.
 	combineBytes = 256 << 10
 	// aloneBytes do not wait for others: a request costs little beside them.
 	aloneBytes = 64 << 10
-	// combineWait is the longest that a write waits, however crowded its node is: an
-	// answer may never come.
+	// combineWait is the longest that a write waits for an answer, which may never come.
 	combineWait = 250 * time.Millisecond
-	// lately to twice that is how long the shortest is remembered.
-	lately = 15 * time.Second
-	// mostUnderWay is what may be under way to a node that is not crowded, for each
-	// set of shards.
-	mostUnderWay = 64
 )
 
 // combiner is where writes wait for others to share a request with.
 type combiner struct {
 	ask func(ctx context.Context, node sharding.NodeID, request []byte) (*Answer, error)
 
-	mu    sync.Mutex // guards what they point at, too
-	nodes map[sharding.NodeID]*crowd
+	mu    sync.Mutex // guards all below, and what they point at
+	trial trial
 	flows map[flowKey]*flow // those that have requests under way
 }
 
@@ -60,6 +54,7 @@ type flowKey struct {
 // flow is the requests of one kind that are under way, and those that wait.
 type flow struct {
 	underWay int
+	overdue  int // of those under way: nobody waits for them any more
 	waiting  []*joiner
 	bytes    int // of waiting
 }
@@ -71,9 +66,10 @@ type joiner struct {
 	size     int // of their commands, in bytes
 	deadline time.Time
 	joined   *joint        // nil: it waits; guarded by combiner.mu
-	done     chan struct{} // closed when one of these is set:
+	done     chan struct{} // closed when these are set:
 	answer   *Answer
 	err      error
+	others   bool // the request was not its own alone
 }
 
 // joint is a request of several writes.
@@ -98,20 +94,53 @@ func (c *Coordinator) sendWrite(ctx context.Context, b *batch, x *exchange) (*An
 			size += len(w.bytes)
 		}
 	}
-	deadline, ok := ctx.Deadline()
-	// The first deadline of those that share a request is the request's.
-	if size > aloneBytes || !ok || time.Until(deadline) < c.cfg.AttemptTimeout {
+	deadline, _ := ctx.Deadline() // exchange has set one
+	switch {
+	case size > aloneBytes, time.Until(deadline) < combineWait, x.node == c.cfg.Self:
 		return c.ask(ctx, x.node, b.encode(x))
 	}
 	slices.SortFunc(x.parts, func(a, b *part) int { return cmp.Compare(a.shard, b.shard) })
 	key := flowKey{node: x.node, epoch: x.epoch, op: b.op, bucket: b.bucket, shards: shardSet(x.parts)}
-	if j := c.combine.enter(key, x, size, deadline); j != nil {
-		return c.combine.await(ctx, key, j)
-	}
 	began := time.Now()
-	answer, err := c.ask(ctx, x.node, b.encode(x))
-	c.combine.arrived(key, time.Since(began), err)
+	j, turn := c.combine.enter(key, x, size, deadline)
+	var answer *Answer
+	var err error
+	if j != nil {
+		answer, err = c.combine.await(ctx, key, j)
+	} else {
+		answer, err = c.ask(ctx, x.node, b.encode(x))
+		c.combine.arrived(key, time.Since(began))
+	}
+	if err == nil && j != nil && j.others && !fits(answer) {
+		return c.ask(ctx, x.node, b.encode(x)) // for another's fault, maybe
+	}
+	if err == nil && proposed(answer, x) {
+		c.combine.note(turn, time.Since(began))
+	}
 	return answer, err
+}
+
+// fits says that no part was refused as one that will never be served.
+func fits(a *Answer) bool {
+	return !slices.ContainsFunc(a.Parts, func(p PartAnswer) bool {
+		return p.Status == StatusRefused && p.Code != kv.CodeUnavailable && p.Code != kv.CodeBusy
+	})
+}
+
+// proposed says that all commands have become entries of the log.
+func proposed(a *Answer, x *exchange) bool {
+	for n := range a.Parts {
+		results := a.Parts[n].Results
+		if n >= len(x.parts) || len(results) < len(x.parts[n].sent) {
+			return false
+		}
+		for i := range results {
+			if results[i].Outcome == kv.OutcomeUnknown {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func shardSet(parts []*part) string {
@@ -123,8 +152,8 @@ func shardSet(parts []*part) string {
 }
 
 // enter returns nil if the request is to be sent now, which arrived must follow;
-// otherwise the joiner that it has become.
-func (m *combiner) enter(key flowKey, x *exchange, size int, deadline time.Time) *joiner {
+// otherwise the joiner that it has become. The turn is note's.
+func (m *combiner) enter(key flowKey, x *exchange, size int, deadline time.Time) (j *joiner, turn int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f := m.flows[key]
@@ -132,11 +161,11 @@ func (m *combiner) enter(key flowKey, x *exchange, size int, deadline time.Time)
 		f = &flow{}
 		m.flows[key] = f
 	}
-	if f.underWay < m.crowd(key.node).most {
+	if m.free(f) {
 		f.underWay++
-		return nil
+		return nil, m.trial.turn
 	}
-	j := &joiner{parts: make([]portion, len(x.parts)), size: size, deadline: deadline, done: make(chan struct{})}
+	j = &joiner{parts: make([]portion, len(x.parts)), size: size, deadline: deadline, done: make(chan struct{})}
 	for n, p := range x.parts {
 		j.parts[n] = portion{p.shard, p.sent}
 	}
@@ -144,8 +173,11 @@ func (m *combiner) enter(key flowKey, x *exchange, size int, deadline time.Time)
 	if f.bytes += j.size; f.bytes >= combineBytes {
 		m.depart(key, f)
 	}
-	return j
+	return j, m.trial.turn
 }
+
+// free says that nothing has to be waited for. Caller holds mu.
+func (m *combiner) free(f *flow) bool { return !m.trial.joins() || f.underWay == f.overdue }
 
 // await waits for a joiner's answer.
 func (m *combiner) await(ctx context.Context, key flowKey, j *joiner) (*Answer, error) {
@@ -157,8 +189,9 @@ func (m *combiner) await(ctx context.Context, key flowKey, j *joiner) (*Answer, 
 			return j.answer, j.err
 		case <-patience.C:
 			m.mu.Lock()
-			if j.joined == nil {
-				m.depart(key, m.flows[key])
+			if f := m.flows[key]; j.joined == nil {
+				f.overdue = f.underWay
+				m.depart(key, f)
 			}
 			m.mu.Unlock()
 		case <-ctx.Done():
@@ -171,6 +204,11 @@ func (m *combiner) await(ctx context.Context, key flowKey, j *joiner) (*Answer, 
 func (m *combiner) giveUp(ctx context.Context, key flowKey, j *joiner) (*Answer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	select {
+	case <-j.done:
+		return j.answer, j.err
+	default:
+	}
 	if j.joined != nil {
 		if j.joined.present--; j.joined.present == 0 {
 			j.joined.leave()
@@ -188,10 +226,10 @@ func (m *combiner) depart(key flowKey, f *flow) {
 	t := &joint{joiners: f.waiting, present: len(f.waiting)}
 	f.waiting, f.bytes = nil, 0
 	f.underWay++
-	deadline := t.joiners[0].deadline
+	var deadline time.Time // the last one: who has less time leaves before
 	for _, j := range t.joiners {
-		j.joined = t
-		if j.deadline.Before(deadline) {
+		j.joined, j.others = t, len(t.joiners) > 1
+		if j.deadline.After(deadline) {
 			deadline = j.deadline
 		}
 	}
@@ -205,7 +243,7 @@ func (m *combiner) together(ctx context.Context, key flowKey, t *joint) {
 	defer t.leave()
 	began := time.Now()
 	answer, err := m.ask(ctx, key.node, combined(key, t.joiners))
-	m.arrived(key, time.Since(began), err)
+	m.arrived(key, time.Since(began))
 	if err == nil {
 		err = distribute(answer, t.joiners)
 	}
@@ -216,21 +254,26 @@ func (m *combiner) together(ctx context.Context, key flowKey, t *joint) {
 }
 
 // arrived notes that a request is answered, or failed, and sends what waits for that.
-func (m *combiner) arrived(key flowKey, took time.Duration, err error) {
+func (m *combiner) arrived(key flowKey, took time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f := m.flows[key]
 	f.underWay--
-	c := m.crowd(key.node)
-	if err == nil {
-		c.note(time.Now(), took, len(f.waiting) > 0)
+	if took > combineWait && f.overdue > 0 || f.overdue > f.underWay {
+		f.overdue--
 	}
 	switch {
-	case len(f.waiting) > 0 && f.underWay < c.most:
+	case len(f.waiting) > 0 && m.free(f):
 		m.depart(key, f)
 	case f.underWay == 0:
 		delete(m.flows, key)
 	}
+}
+
+func (m *combiner) note(turn int, took time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.trial.note(turn, took)
 }
 
 // combined is the request of several writes, the commands of each shard in one part.
@@ -278,42 +321,4 @@ func distribute(answer *Answer, joiners []*joiner) error {
 		}
 	}
 	return nil
-}
-
-// crowd is how crowded a node is.
-type crowd struct {
-	most     int           // requests under way, of each flow
-	shortest time.Duration // round trip since since; 0: none
-	before   time.Duration // the shortest before that; 0: none
-	since    time.Time
-}
-
-// crowd returns a node's. Caller holds mu.
-func (m *combiner) crowd(node sharding.NodeID) *crowd {
-	c := m.nodes[node]
-	if c == nil {
-		c = &crowd{most: mostUnderWay}
-		m.nodes[node] = c
-	}
-	return c
-}
-
-// note takes in how long a request took, and whether a write waited for its answer.
-func (c *crowd) note(now time.Time, took time.Duration, waited bool) {
-	if now.Sub(c.since) > lately {
-		c.before, c.shortest, c.since = c.shortest, 0, now
-	}
-	if c.shortest == 0 || took < c.shortest {
-		c.shortest = took
-	}
-	shortest := c.shortest
-	if c.before > 0 {
-		shortest = min(shortest, c.before)
-	}
-	switch {
-	case took > 2*shortest:
-		c.most = max(c.most-1, 1)
-	case waited && 2*took < 3*shortest:
-		c.most = min(c.most+1, mostUnderWay)
-	}
 }

@@ -38,7 +38,7 @@ type Config struct {
 }
 
 // Coordinator carries batches to the shards of one cluster. It is safe for
-// concurrent use and owns no goroutine between calls.
+// concurrent use, and its goroutines end with its calls.
 type Coordinator struct {
 	cfg     Config
 	routes  routes
@@ -58,7 +58,7 @@ func New(cfg Config) (*Coordinator, error) {
 		cfg.AttemptTimeout = 2 * time.Second
 	}
 	c := &Coordinator{cfg: cfg}
-	c.combine = combiner{ask: c.ask, nodes: make(map[sharding.NodeID]*crowd), flows: make(map[flowKey]*flow)}
+	c.combine = combiner{ask: c.ask, flows: make(map[flowKey]*flow)}
 	return c, nil
 }
 

@@ -233,15 +233,9 @@ func (f *fakeCluster) commandsSeen() (n int) {
 	return n
 }
 
-// crowd has a coordinator take all nodes for crowded: one request at a time.
-func (f *fakeCluster) crowd(u user) {
-	c, ok := u.reader.(*Coordinator)
-	if !ok {
-		return // others have the calls sent
-	}
-	for _, n := range f.m.Nodes {
-		c.combine.nodes[n.ID] = &crowd{most: 1}
-	}
+// join has a client's writes wait for each other.
+func join(u user) {
+	u.reader.(*Coordinator).combine.trial = trial{better: true, left: 1 << 30}
 }
 
 // arrive lets all copies on their way arrive.

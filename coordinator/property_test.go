@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -215,7 +216,7 @@ func TestConcurrentWritesAreHonest(t *testing.T) {
 		f.slowly = 2 * time.Millisecond // so that requests are under way together,
 		f.lossy = true                  // and callers leave meanwhile
 		c := f.client(smallEntries)
-		f.crowd(c)
+		join(c)
 		op := rapid.SampledFrom([]Op{OpSet, OpSet, OpDelete, OpSwap}).Draw(t, "op")
 		calls := make([]wrote, rapid.IntRange(2, 8).Draw(t, "calls"))
 		do, stays := make([]func(ctx context.Context) error, len(calls)), make([]time.Duration, len(calls))
@@ -234,6 +235,7 @@ func TestConcurrentWritesAreHonest(t *testing.T) {
 			})
 		}
 		all.Wait()
+		synctest.Wait() // a request that all its callers have left ends, too
 		for n := range calls {
 			calls[n].outcomes = outcomesOf(t, calls[n].err, len(calls[n].writes))
 		}

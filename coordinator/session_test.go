@@ -367,7 +367,6 @@ func TestOpenCallsAreBounded(t *testing.T) {
 				ended.Add(1)
 			})
 		}
-		time.Sleep(2 * combineWait) // some of them share a request
 		synctest.Wait()
 		if n := f.commandsSeen(); n != 1+kv.MaxOpenCalls {
 			t.Errorf("%d calls were sent, want %d", n-1, kv.MaxOpenCalls)
