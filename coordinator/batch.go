@@ -44,6 +44,7 @@ type batch struct {
 
 	pending    []int // of a read: positions still to be done
 	toLeader   bool  // a replica was behind: ask leaders from now on
+	alone      bool  // share no requests from now on
 	answered   int   // bytes of values so far
 	busy       int   // rounds that met a busy node
 	slow       int   // rounds in which the time for one node ran out
@@ -75,6 +76,7 @@ type exchange struct {
 	answer *Answer
 	err    error
 	slow   bool // the time for one node ran out
+	shared bool // with others, and a part was refused
 }
 
 // grouping groups parts by the node that is to serve them.
@@ -168,6 +170,7 @@ func (b *batch) round(ctx context.Context, t *table) {
 	for _, x := range exchanges {
 		b.redirected = b.settle(t, x) || b.redirected
 		slow = slow || x.slow
+		b.alone = b.alone || x.shared
 	}
 	if slow {
 		b.slow++
@@ -290,10 +293,10 @@ func (b *batch) exchange(ctx context.Context, x *exchange) {
 	x.answer, x.err = answer, err
 }
 
-// send sends the request. What is traced goes by itself, to be seen as it is.
+// send sends the request.
 func (b *batch) send(ctx context.Context, x *exchange, place trace.SpanContext) (*Answer, error) {
-	if b.call != nil && !place.IsSampled() {
-		return b.c.sendWrite(ctx, b, x)
+	if b.call != nil {
+		return b.c.sendWrite(ctx, b, x, place)
 	}
 	return b.c.ask(ctx, x.node, appendTrace(b.encode(x), place))
 }

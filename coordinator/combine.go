@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
 	"github.com/manykv/manykv/transport"
@@ -31,15 +33,18 @@ const (
 	aloneBytes = 64 << 10
 	// combineWait is the longest that a write waits for an answer, which may never come.
 	combineWait = 250 * time.Millisecond
+	// leastLeft is the time that a call must have left to wait for others.
+	leastLeft = 4 * combineWait
 )
 
 // combiner is where writes wait for others to share a request with.
 type combiner struct {
 	ask func(ctx context.Context, node sharding.NodeID, request []byte) (*Answer, error)
 
-	mu    sync.Mutex // guards all below, and what they point at
-	trial trial
-	flows map[flowKey]*flow // those that have requests under way
+	mu     sync.Mutex // guards all below, and what they point at
+	trial  trial
+	inside int               // requests under way, and those that wait
+	flows  map[flowKey]*flow // those that have requests under way
 }
 
 // flowKey is what requests must have in common to become one.
@@ -54,7 +59,8 @@ type flowKey struct {
 // flow is the requests of one kind that are under way, and those that wait.
 type flow struct {
 	underWay int
-	overdue  int // of those under way: nobody waits for them any more
+	gen      int // counts how often what was under way was given up
+	current  int // of those under way: what is waited for
 	waiting  []*joiner
 	bytes    int // of waiting
 }
@@ -65,8 +71,9 @@ type joiner struct {
 	parts    []portion
 	size     int // of their commands, in bytes
 	deadline time.Time
-	joined   *joint        // nil: it waits; guarded by combiner.mu
-	done     chan struct{} // closed when these are set:
+	place    trace.SpanContext // of its span, which is not sampled
+	joined   *joint            // nil: it waits; guarded by combiner.mu
+	done     chan struct{}     // closed when these are set:
 	answer   *Answer
 	err      error
 	others   bool // the request was not its own alone
@@ -86,8 +93,8 @@ type portion struct {
 }
 
 // sendWrite sends a request of a write, by itself or with others, and returns the answer
-// to its parts. Its errors are package transport's.
-func (c *Coordinator) sendWrite(ctx context.Context, b *batch, x *exchange) (*Answer, error) {
+// to its parts.
+func (c *Coordinator) sendWrite(ctx context.Context, b *batch, x *exchange, place trace.SpanContext) (*Answer, error) {
 	size := 0
 	for _, p := range x.parts {
 		for _, w := range p.sent {
@@ -95,47 +102,51 @@ func (c *Coordinator) sendWrite(ctx context.Context, b *batch, x *exchange) (*An
 		}
 	}
 	deadline, _ := ctx.Deadline() // exchange has set one
+	alone := func() (*Answer, error) { return c.ask(ctx, x.node, appendTrace(b.encode(x), place)) }
 	switch {
-	case size > aloneBytes, time.Until(deadline) < combineWait, x.node == c.cfg.Self:
-		return c.ask(ctx, x.node, b.encode(x))
+	// What is traced goes by itself, to be seen as it is.
+	case b.alone, place.IsSampled(), size > aloneBytes, time.Until(deadline) < leastLeft, x.node == c.cfg.Self:
+		return alone()
 	}
 	slices.SortFunc(x.parts, func(a, b *part) int { return cmp.Compare(a.shard, b.shard) })
 	key := flowKey{node: x.node, epoch: x.epoch, op: b.op, bucket: b.bucket, shards: shardSet(x.parts)}
 	began := time.Now()
-	j, turn := c.combine.enter(key, x, size, deadline)
+	j, at := c.combine.enter(key, &joiner{size: size, deadline: deadline, place: place}, x)
 	var answer *Answer
 	var err error
 	if j != nil {
 		answer, err = c.combine.await(ctx, key, j)
+		x.shared = err == nil && j.others && excuse(answer)
 	} else {
-		answer, err = c.ask(ctx, x.node, b.encode(x))
-		c.combine.arrived(key, time.Since(began))
+		answer, err = alone()
+		c.combine.arrived(key, at.gen)
 	}
-	if err == nil && j != nil && j.others && !fits(answer) {
-		return c.ask(ctx, x.node, b.encode(x)) // for another's fault, maybe
-	}
-	if err == nil && proposed(answer, x) {
-		c.combine.note(turn, time.Since(began))
-	}
+	c.combine.leave(at, time.Since(began), err == nil && decided(answer, x))
 	return answer, err
 }
 
-// fits says that no part was refused as one that will never be served.
-func fits(a *Answer) bool {
-	return !slices.ContainsFunc(a.Parts, func(p PartAnswer) bool {
-		return p.Status == StatusRefused && p.Code != kv.CodeUnavailable && p.Code != kv.CodeBusy
-	})
+// excuse makes of parts that were refused for good, maybe for a command of somebody
+// else's, some that are to be asked for again, and says whether there were any.
+func excuse(a *Answer) (excused bool) {
+	for n := range a.Parts {
+		p := &a.Parts[n]
+		if p.Status == StatusRefused && p.Code != kv.CodeBusy && p.Code != kv.CodeUnavailable {
+			p.Code, excused = kv.CodeUnavailable, true
+		}
+	}
+	return excused
 }
 
-// proposed says that all commands have become entries of the log.
-func proposed(a *Answer, x *exchange) bool {
+// decided says that all commands have become entries of the log and were applied or
+// refused by the state machine: anything else may have come back at once.
+func decided(a *Answer, x *exchange) bool {
 	for n := range a.Parts {
 		results := a.Parts[n].Results
 		if n >= len(x.parts) || len(results) < len(x.parts[n].sent) {
 			return false
 		}
 		for i := range results {
-			if results[i].Outcome == kv.OutcomeUnknown {
+			if r := &results[i]; r.Outcome != kv.OutcomeApplied && (r.Outcome != kv.OutcomeNotApplied || !verdict(r.Code)) {
 				return false
 			}
 		}
@@ -151,21 +162,28 @@ func shardSet(parts []*part) string {
 	return string(b)
 }
 
+// entry is when a request entered: in which turn of the trial, and generation of its flow.
+type entry struct{ turn, gen int }
+
 // enter returns nil if the request is to be sent now, which arrived must follow;
-// otherwise the joiner that it has become. The turn is note's.
-func (m *combiner) enter(key flowKey, x *exchange, size int, deadline time.Time) (j *joiner, turn int) {
+// otherwise j, completed. leave must follow in either case.
+func (m *combiner) enter(key flowKey, j *joiner, x *exchange) (*joiner, entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.inside++
 	f := m.flows[key]
 	if f == nil {
 		f = &flow{}
 		m.flows[key] = f
 	}
+	at := entry{m.trial.turn, f.gen}
 	if m.free(f) {
 		f.underWay++
-		return nil, m.trial.turn
+		f.current++
+		return nil, at
 	}
-	j = &joiner{parts: make([]portion, len(x.parts)), size: size, deadline: deadline, done: make(chan struct{})}
+	j.done = make(chan struct{})
+	j.parts = make([]portion, len(x.parts))
 	for n, p := range x.parts {
 		j.parts[n] = portion{p.shard, p.sent}
 	}
@@ -173,11 +191,22 @@ func (m *combiner) enter(key flowKey, x *exchange, size int, deadline time.Time)
 	if f.bytes += j.size; f.bytes >= combineBytes {
 		m.depart(key, f)
 	}
-	return j, m.trial.turn
+	return j, at
+}
+
+// leave notes how long a request took, waiting included; decided says that this tells
+// something of the way it went.
+func (m *combiner) leave(at entry, took time.Duration, decided bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inside--
+	if decided && at.turn == m.trial.turn {
+		m.trial.note(took, m.inside)
+	}
 }
 
 // free says that nothing has to be waited for. Caller holds mu.
-func (m *combiner) free(f *flow) bool { return !m.trial.joins() || f.underWay == f.overdue }
+func (m *combiner) free(f *flow) bool { return !m.trial.joins() || f.current == 0 }
 
 // await waits for a joiner's answer.
 func (m *combiner) await(ctx context.Context, key flowKey, j *joiner) (*Answer, error) {
@@ -190,7 +219,8 @@ func (m *combiner) await(ctx context.Context, key flowKey, j *joiner) (*Answer, 
 		case <-patience.C:
 			m.mu.Lock()
 			if f := m.flows[key]; j.joined == nil {
-				f.overdue = f.underWay
+				f.gen++
+				f.current = 0
 				m.depart(key, f)
 			}
 			m.mu.Unlock()
@@ -226,6 +256,7 @@ func (m *combiner) depart(key flowKey, f *flow) {
 	t := &joint{joiners: f.waiting, present: len(f.waiting)}
 	f.waiting, f.bytes = nil, 0
 	f.underWay++
+	f.current++
 	var deadline time.Time // the last one: who has less time leaves before
 	for _, j := range t.joiners {
 		j.joined, j.others = t, len(t.joiners) > 1
@@ -235,15 +266,15 @@ func (m *combiner) depart(key flowKey, f *flow) {
 	}
 	var ctx context.Context
 	ctx, t.leave = context.WithDeadline(context.Background(), deadline)
-	go m.together(ctx, key, t)
+	go m.together(ctx, key, f.gen, t)
 }
 
 // together sends a joint request. It ends with the last of its callers.
-func (m *combiner) together(ctx context.Context, key flowKey, t *joint) {
+func (m *combiner) together(ctx context.Context, key flowKey, gen int, t *joint) {
 	defer t.leave()
-	began := time.Now()
-	answer, err := m.ask(ctx, key.node, combined(key, t.joiners))
-	m.arrived(key, time.Since(began))
+	request := appendTrace(combined(key, t.joiners), t.joiners[0].place)
+	answer, err := m.ask(ctx, key.node, request)
+	m.arrived(key, gen)
 	if err == nil {
 		err = distribute(answer, t.joiners)
 	}
@@ -254,13 +285,13 @@ func (m *combiner) together(ctx context.Context, key flowKey, t *joint) {
 }
 
 // arrived notes that a request is answered, or failed, and sends what waits for that.
-func (m *combiner) arrived(key flowKey, took time.Duration) {
+func (m *combiner) arrived(key flowKey, gen int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f := m.flows[key]
 	f.underWay--
-	if took > combineWait && f.overdue > 0 || f.overdue > f.underWay {
-		f.overdue--
+	if gen == f.gen {
+		f.current--
 	}
 	switch {
 	case len(f.waiting) > 0 && m.free(f):
@@ -268,12 +299,6 @@ func (m *combiner) arrived(key flowKey, took time.Duration) {
 	case f.underWay == 0:
 		delete(m.flows, key)
 	}
-}
-
-func (m *combiner) note(turn int, took time.Duration) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.trial.note(turn, took)
 }
 
 // combined is the request of several writes, the commands of each shard in one part.

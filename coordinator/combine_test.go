@@ -57,6 +57,12 @@ func TestWritesToAFreeNodeDoNotWait(t *testing.T) {
 // A node that serves requests one after the other gets fewer of them, and serves more
 // writes.
 func TestWritesToACrowdedNodeShareRequests(t *testing.T) {
+	for _, callers := range []int{40, 400} {
+		testCrowdedNode(t, callers)
+	}
+}
+
+func testCrowdedNode(t *testing.T, callers int) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(1, 1, 1)
 		const each = time.Millisecond
@@ -68,7 +74,7 @@ func TestWritesToACrowdedNodeShareRequests(t *testing.T) {
 		}
 		u := f.client(kv.Limits{})
 		began := time.Now()
-		const callers, times = 40, 200
+		const times = 100
 		setOften(t, u, callers, times)
 		took, requests := time.Since(began), len(f.seenBy(""))
 		t.Logf("%d writes in %v and %d requests", callers*times, took, requests)
@@ -106,6 +112,69 @@ func TestRefusalsAreNotShared(t *testing.T) {
 		all.Wait()
 		if n := len(f.seenBy("")); n != 1+1+1+3 {
 			t.Errorf("%d requests, want one by itself, one for three, and one for each of these", n-1)
+		}
+	})
+}
+
+// What of a joint request was done is known also if another part of it was refused.
+func TestPartOfAJointRequestIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(1, 2, 1)
+		cfg, joint := f.config(""), false
+		cfg.Call = func(ctx context.Context, node sharding.NodeID, method byte, request []byte) ([]byte, error) {
+			if method != MethodParts {
+				return f.call(ctx, node, method, request)
+			}
+			q, err := DecodeRequest(request)
+			must(t, err)
+			switch {
+			case joint: // what was refused is asked for in vain
+				return nil, notSentErr(node, errNetwork)
+			case len(q.Parts) == 1:
+				return f.call(ctx, node, method, request)
+			}
+			joint = callsIn(q) == 2
+			served := *q
+			served.Parts = q.Parts[1:]
+			b, err := f.call(ctx, node, method, served.Append(nil))
+			must(t, err)
+			a, err := DecodeAnswer(b)
+			must(t, err)
+			w := NewAnswer(nil, nil, 2)
+			w.Part(&PartAnswer{Shard: q.Parts[0].Shard, Status: StatusRefused, Code: kv.CodeTooLarge, Detail: "somebody's key"})
+			w.Part(&a.Parts[0])
+			return w.Bytes(), nil
+		}
+		c, err := New(cfg)
+		must(t, err)
+		u := user{c, c.NewSession()}
+		var keys [2][]string // by shard
+		for i := 0; len(keys[0]) < 4 || len(keys[1]) < 4; i++ {
+			key := fmt.Sprint("key ", i)
+			s := f.m.ShardOfKey(testBucket, key) - 1
+			keys[s] = append(keys[s], key)
+		}
+		must(t, u.SetMany(t.Context(), testBucket, pairsOf(keys[1][3:4], "1")))
+		join(u)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		resume := make(chan struct{})
+		f.enter = func(context.Context, sharding.NodeID) { <-resume }
+		var all sync.WaitGroup
+		for i := range 3 {
+			all.Go(func() {
+				err := u.SetMany(ctx, testBucket, pairsOf([]string{keys[0][i], keys[1][i]}, "1"))
+				var batch *kv.BatchError
+				if !errors.As(err, &batch) || batch.Outcomes[0] != kv.OutcomeNotApplied || batch.Outcomes[1] != kv.OutcomeApplied {
+					t.Errorf("call %d: %v, want its first key not applied, its second one applied", i, err)
+				}
+			})
+			synctest.Wait()
+		}
+		close(resume)
+		all.Wait()
+		if !joint || len(f.applied) != 4 || len(f.problems) > 0 {
+			t.Errorf("shared a request: %v; applied %v: %v", joint, f.applied, f.problems)
 		}
 	})
 }
@@ -167,7 +236,7 @@ func TestWhichWritesWait(t *testing.T) {
 		write(ctx, 2, "another shard", keys[1][0])
 		write(ctx, 3, "both shards", keys[0][3], keys[1][3])
 		write(ctx, 4, strings.Repeat("large", aloneBytes/5+1), keys[0][4])
-		short, cancel := context.WithTimeout(ctx, combineWait/2)
+		short, cancel := context.WithTimeout(ctx, leastLeft-time.Millisecond)
 		defer cancel()
 		write(short, 5, "in a hurry", keys[0][5])
 

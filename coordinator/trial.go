@@ -3,20 +3,20 @@ package coordinator
 import "time"
 
 const (
-	// turnSkips requests of a turn are not measured: they queue behind those of the turn
-	// before.
+	// turnSkips requests of a turn are not measured, or as many as there were when it
+	// began: they wait behind those of the turn before.
 	turnSkips = 64
-	// turnCalls are measured.
+	// turnCalls are measured, or as many as are skipped.
 	turnCalls = 128
-	// mostTurns is how many turns one way may have before the other one is tried again.
+	// mostTurns bounds the turns that one way has before the other one is tried again.
 	mostTurns = 32
 )
 
 // trial finds out which of two ways is the faster one: to let writes wait for each other,
 // or not. It goes by turns. After some turns with one way there is one turn with the
 // other, and another one with the first; if requests took less than nine tenths as long in the
-// turn between as in those around it, the other way is the better one, until it loses
-// in turn. The longer a way has been the better one, the more seldom the other is tried.
+// turn between as in either of those around it, the other way is the better one from then
+// on. The more often a way has won, the more turns it has before the other one is tried.
 type trial struct {
 	better bool // whether writes wait for each other, by what is known
 	other  bool // this turn is one with the other way
@@ -24,6 +24,7 @@ type trial struct {
 	left   int  // turns until the other way is tried
 	stays  int  // what left begins with
 
+	skips    int // of this turn; less than turnSkips: that
 	requests int // in this turn
 	total    time.Duration
 	before   time.Duration // mean of the last turn with the better way
@@ -33,20 +34,20 @@ type trial struct {
 // joins says whether writes wait for each other in this turn.
 func (t *trial) joins() bool { return t.better != t.other }
 
-// note takes in how long a request took that entered in a turn.
-func (t *trial) note(turn int, took time.Duration) {
-	if turn != t.turn {
+// note takes in how long a request took that entered in this turn, and how many others
+// there are now.
+func (t *trial) note(took time.Duration, inside int) {
+	skips := max(t.skips, turnSkips)
+	calls := max(skips, turnCalls)
+	if t.requests++; t.requests <= skips {
 		return
 	}
-	if t.requests++; t.requests <= turnSkips {
+	if t.total += took; t.requests < skips+calls {
 		return
 	}
-	if t.total += took; t.requests < turnSkips+turnCalls {
-		return
-	}
-	mean := t.total / turnCalls
+	mean := t.total / time.Duration(calls)
 	t.turn++
-	t.requests, t.total = 0, 0
+	t.skips, t.requests, t.total = inside, 0, 0
 	switch {
 	case t.other:
 		t.between, t.other = mean, false
@@ -63,7 +64,7 @@ func (t *trial) note(turn int, took time.Duration) {
 
 // judge compares the turn with the other way to those around it.
 func (t *trial) judge(after time.Duration) {
-	if around := (t.before + after) / 2; 10*t.between < 9*around {
+	if 10*t.between < 9*min(t.before, after) {
 		t.better, t.stays = !t.better, 0
 	} else {
 		t.stays = min(2*t.stays+1, mostTurns)

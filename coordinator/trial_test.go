@@ -12,10 +12,9 @@ func turns(t *trial, n int, apart, joined time.Duration) (joins int) {
 		if t.joins() {
 			took = joined
 		}
-		if turn := t.turn; true {
-			if t.note(turn, took); t.turn != turn && took == joined && joined != apart {
-				joins++
-			}
+		turn, with := t.turn, t.joins()
+		if t.note(took, 10); t.turn != turn && with {
+			joins++
 		}
 	}
 	return joins
@@ -33,26 +32,38 @@ func TestTrialFindsTheFasterWay(t *testing.T) {
 	if joins := turns(&tr, n, 4*time.Millisecond, 7*time.Millisecond); joins > seldom+2*mostTurns {
 		t.Errorf("joined in %d of %d turns after it became slower", joins, n)
 	}
-	// All becoming slower in the turn between does not count against either way.
-	for range 200 {
-		tr.note(tr.turn, time.Duration(tr.turn)*time.Millisecond)
-	}
-	if tr.better {
-		t.Error("took the other way because everything became slower")
+}
+
+// That everything becomes slower, or faster, while one way is tried says nothing of it.
+func TestTrialWithChangesOfItsOwn(t *testing.T) {
+	for _, means := range [][]time.Duration{{4, 7, 40}, {40, 7, 4}, {4, 40, 40}, {40, 40, 4}, {4, 4, 4}} {
+		var tr trial
+		for _, mean := range means {
+			turns(&tr, 1, mean, mean)
+		}
+		if tr.better || tr.stays == 0 {
+			t.Errorf("after turns of %v: %+v, want nothing changed", means, tr)
+		}
 	}
 }
 
-// Requests of an earlier turn, and the first of each, are not measured.
+// The first requests of each turn are not measured: all that were there when it began.
 func TestTrialMeasuresWholeTurns(t *testing.T) {
 	var tr trial
-	for range turnSkips {
-		tr.note(0, time.Hour)
-	}
-	for range turnCalls {
-		tr.note(tr.turn-1, time.Hour)
-		tr.note(0, time.Millisecond)
-	}
-	if tr.turn != 1 || tr.before != time.Millisecond || !tr.joins() {
-		t.Errorf("after one turn: %+v, want a mean of 1ms, and the other way next", tr)
+	for _, turn := range []struct{ skips, calls int }{{turnSkips, turnCalls}, {500, 500}} {
+		for range turn.skips {
+			tr.note(time.Hour, 500)
+		}
+		before := tr.turn
+		for range turn.calls - 1 {
+			tr.note(time.Millisecond, 500)
+		}
+		if tr.turn != before {
+			t.Errorf("turn %d ended early", before)
+		}
+		tr.note(time.Millisecond, 500)
+		if mean := max(tr.between, tr.before); tr.turn != before+1 || mean != time.Millisecond {
+			t.Errorf("after turn %d: %+v, want a mean of 1ms", before, tr)
+		}
 	}
 }
