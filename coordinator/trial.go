@@ -9,14 +9,15 @@ const (
 	// turnCalls are measured, or as many as are skipped.
 	turnCalls = 128
 	// mostTurns bounds the turns that one way has before the other one is tried again.
-	mostTurns = 32
+	mostTurns = 8
 )
 
 // trial finds out which of two ways is the faster one: to let writes wait for each other,
 // or not. It goes by turns. After some turns with one way there is one turn with the
 // other, and another one with the first; if requests took less than nine tenths as long in the
 // turn between as in either of those around it, the other way is the better one from then
-// on. The more often a way has won, the more turns it has before the other one is tried.
+// on. The more often a way has won, the more turns it has before the other one is tried;
+// with half or twice as many requests at a time as then, it is tried at once.
 type trial struct {
 	better bool // whether writes wait for each other, by what is known
 	other  bool // this turn is one with the other way
@@ -27,6 +28,8 @@ type trial struct {
 	skips    int // of this turn; less than turnSkips: that
 	requests int // in this turn
 	total    time.Duration
+	others   int           // requests there were besides, in total
+	known    int           // how many there were when better was decided
 	before   time.Duration // mean of the last turn with the better way
 	between  time.Duration // mean of the turn with the other way; 0: there was none since before
 }
@@ -42,18 +45,21 @@ func (t *trial) note(took time.Duration, inside int) {
 	if t.requests++; t.requests <= skips {
 		return
 	}
-	if t.total += took; t.requests < skips+calls {
+	t.total += took
+	if t.others += inside; t.requests < skips+calls {
 		return
 	}
-	mean := t.total / time.Duration(calls)
+	mean, others := t.total/time.Duration(calls), t.others/calls
 	t.turn++
-	t.skips, t.requests, t.total = inside, 0, 0
+	t.skips, t.requests, t.total, t.others = inside, 0, 0, 0
 	switch {
 	case t.other:
 		t.between, t.other = mean, false
 	case t.between > 0:
 		t.judge(mean)
-		t.before, t.between = mean, 0
+		t.before, t.between, t.known = mean, 0, others
+	case others > 2*t.known+1 || t.known > 2*others+1:
+		t.before, t.other, t.stays, t.known = mean, true, 0, others
 	case t.left > 0:
 		t.left--
 		t.before = mean
