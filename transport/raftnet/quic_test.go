@@ -184,8 +184,10 @@ func TestSnapshotOverQUIC(t *testing.T) {
 		c.apply(10)
 		c.eventually("n3 goes on", func() bool { return c.settled(0, want+large+10) && c.settled(1, want+10) })
 		s := c.nets["n3"].Stats()
-		if s.SnapshotsReceived < 2 || s.SnapshotBytesReceived < large*burstSize {
-			t.Errorf("n3 received %d snapshots of %d bytes, want one of each shard", s.SnapshotsReceived, s.SnapshotBytesReceived)
+		// Entries that were queued for n3 when it left are sent to it when it is back, if that is soon: those of the
+		// shard that grew little may spare it the snapshot.
+		if s.SnapshotsReceived < 1 || s.SnapshotBytesReceived < large*burstSize {
+			t.Errorf("n3 received %d snapshots of %d bytes, want that of the larger shard at least", s.SnapshotsReceived, s.SnapshotBytesReceived)
 		}
 		if got := stations["n3"].Stats().BulkIn; got < large*burstSize {
 			t.Errorf("%d bytes came on bulk streams, want at least %d", got, large*burstSize)
