@@ -70,13 +70,13 @@ type part struct {
 
 // exchange is one request of a round and its answer.
 type exchange struct {
-	node   sharding.NodeID
-	epoch  uint64 // of the map that was looked into
-	parts  []*part
-	answer *Answer
-	err    error
-	slow   bool // the time for one node ran out
-	shared bool // with others, and a part was refused
+	node    sharding.NodeID
+	epoch   uint64 // of the map that was looked into
+	parts   []*part
+	answer  *Answer
+	err     error
+	slow    bool // the time for one node ran out
+	excused bool // it was shared with others, and a part of it was refused
 }
 
 // grouping groups parts by the node that is to serve them.
@@ -170,7 +170,7 @@ func (b *batch) round(ctx context.Context, t *table) {
 	for _, x := range exchanges {
 		b.redirected = b.settle(t, x) || b.redirected
 		slow = slow || x.slow
-		b.alone = b.alone || x.shared
+		b.alone = b.alone || x.excused
 	}
 	if slow {
 		b.slow++
@@ -293,11 +293,16 @@ func (b *batch) exchange(ctx context.Context, x *exchange) {
 	x.answer, x.err = answer, err
 }
 
-// send sends the request.
+// send sends the request, of a write maybe with others, and returns the answer to its
+// parts. place is that of the request's span.
 func (b *batch) send(ctx context.Context, x *exchange, place trace.SpanContext) (*Answer, error) {
-	if b.call != nil {
-		return b.c.sendWrite(ctx, b, x, place)
+	if b.call == nil {
+		return b.sendAlone(ctx, x, place)
 	}
+	return b.sendWrite(ctx, x, place)
+}
+
+func (b *batch) sendAlone(ctx context.Context, x *exchange, place trace.SpanContext) (*Answer, error) {
 	return b.c.ask(ctx, x.node, appendTrace(b.encode(x), place))
 }
 
@@ -389,15 +394,15 @@ func (b *batch) unsettled(p *part, outcome kv.Outcome, why error) {
 // retryable says whether a refusal may pass. How often a busy node is asked
 // again is counted by round.
 func (b *batch) retryable(code kv.Code, detail string) bool {
-	switch code {
-	case kv.CodeOK, kv.CodeUnavailable:
-		return true
-	case kv.CodeBusy:
+	if code == kv.CodeBusy {
 		b.refusal = code.Err(detail)
-		return true
-	default:
-		return false
 	}
+	return mayPass(code)
+}
+
+// mayPass says of a code that what is asked again may be served.
+func mayPass(code kv.Code) bool {
+	return code == kv.CodeOK || code == kv.CodeUnavailable || code == kv.CodeBusy
 }
 
 // fail ends the batch after this round. An unknown outcome is the stronger

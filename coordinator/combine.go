@@ -76,7 +76,6 @@ type joiner struct {
 	done     chan struct{}     // closed when these are set:
 	answer   *Answer
 	err      error
-	others   bool // the request was not its own alone
 }
 
 // joint is a request of several writes.
@@ -92,9 +91,8 @@ type portion struct {
 	commands []*command
 }
 
-// sendWrite sends a request of a write, by itself or with others, and returns the answer
-// to its parts.
-func (c *Coordinator) sendWrite(ctx context.Context, b *batch, x *exchange, place trace.SpanContext) (*Answer, error) {
+// sendWrite is send for a write: by itself or with others.
+func (b *batch) sendWrite(ctx context.Context, x *exchange, place trace.SpanContext) (*Answer, error) {
 	size := 0
 	for _, p := range x.parts {
 		for _, w := range p.sent {
@@ -102,26 +100,25 @@ func (c *Coordinator) sendWrite(ctx context.Context, b *batch, x *exchange, plac
 		}
 	}
 	deadline, _ := ctx.Deadline() // exchange has set one
-	alone := func() (*Answer, error) { return c.ask(ctx, x.node, appendTrace(b.encode(x), place)) }
-	switch {
 	// What is traced goes by itself, to be seen as it is.
-	case b.alone, place.IsSampled(), size > aloneBytes, time.Until(deadline) < leastLeft, x.node == c.cfg.Self:
-		return alone()
+	if b.alone || place.IsSampled() || size > aloneBytes || time.Until(deadline) < leastLeft || x.node == b.c.cfg.Self {
+		return b.sendAlone(ctx, x, place)
 	}
+	m := &b.c.combine
 	slices.SortFunc(x.parts, func(a, b *part) int { return cmp.Compare(a.shard, b.shard) })
 	key := flowKey{node: x.node, epoch: x.epoch, op: b.op, bucket: b.bucket, shards: shardSet(x.parts)}
 	began := time.Now()
-	j, at := c.combine.enter(key, &joiner{size: size, deadline: deadline, place: place}, x)
+	j, at := m.enter(key, joiner{size: size, deadline: deadline, place: place}, x)
 	var answer *Answer
 	var err error
 	if j != nil {
-		answer, err = c.combine.await(ctx, key, j)
-		x.shared = err == nil && j.others && excuse(answer)
+		answer, err = m.await(ctx, key, j)
+		x.excused = err == nil && len(j.joined.joiners) > 1 && excuse(answer)
 	} else {
-		answer, err = alone()
-		c.combine.arrived(key, at.gen)
+		answer, err = b.sendAlone(ctx, x, place)
+		m.arrived(key, at.gen)
 	}
-	c.combine.leave(at, time.Since(began), err == nil && decided(answer, x))
+	m.leave(at, time.Since(began), err == nil && decided(answer, x))
 	return answer, err
 }
 
@@ -130,7 +127,7 @@ func (c *Coordinator) sendWrite(ctx context.Context, b *batch, x *exchange, plac
 func excuse(a *Answer) (excused bool) {
 	for n := range a.Parts {
 		p := &a.Parts[n]
-		if p.Status == StatusRefused && p.Code != kv.CodeBusy && p.Code != kv.CodeUnavailable {
+		if p.Status == StatusRefused && !mayPass(p.Code) {
 			p.Code, excused = kv.CodeUnavailable, true
 		}
 	}
@@ -146,7 +143,7 @@ func decided(a *Answer, x *exchange) bool {
 			return false
 		}
 		for i := range results {
-			if r := &results[i]; r.Outcome != kv.OutcomeApplied && (r.Outcome != kv.OutcomeNotApplied || !verdict(r.Code)) {
+			if !results[i].decided() {
 				return false
 			}
 		}
@@ -166,8 +163,8 @@ func shardSet(parts []*part) string {
 type entry struct{ turn, gen int }
 
 // enter returns nil if the request is to be sent now, which arrived must follow;
-// otherwise j, completed. leave must follow in either case.
-func (m *combiner) enter(key flowKey, j *joiner, x *exchange) (*joiner, entry) {
+// otherwise the joiner that it has become. leave must follow in either case.
+func (m *combiner) enter(key flowKey, request joiner, x *exchange) (*joiner, entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.inside++
@@ -182,6 +179,8 @@ func (m *combiner) enter(key flowKey, j *joiner, x *exchange) (*joiner, entry) {
 		f.current++
 		return nil, at
 	}
+	j := new(joiner) // only now: a request that is sent at once needs none
+	*j = request
 	j.done = make(chan struct{})
 	j.parts = make([]portion, len(x.parts))
 	for n, p := range x.parts {
@@ -259,7 +258,7 @@ func (m *combiner) depart(key flowKey, f *flow) {
 	f.current++
 	var deadline time.Time // the last one: who has less time leaves before
 	for _, j := range t.joiners {
-		j.joined, j.others = t, len(t.joiners) > 1
+		j.joined = t
 		if j.deadline.After(deadline) {
 			deadline = j.deadline
 		}
@@ -305,10 +304,9 @@ func (m *combiner) arrived(key flowKey, gen int) {
 func combined(key flowKey, joiners []*joiner) []byte {
 	size := 64
 	for _, j := range joiners {
+		size += j.size
 		for _, p := range j.parts {
-			for _, c := range p.commands {
-				size += len(c.bytes) + binary.MaxVarintLen32
-			}
+			size += len(p.commands) * binary.MaxVarintLen32
 		}
 	}
 	first := joiners[0].parts

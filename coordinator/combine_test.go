@@ -16,6 +16,26 @@ import (
 	"github.com/manykv/manykv/sharding"
 )
 
+// joining is a client whose writes wait for each other. It has written already: its session
+// has an id, its coordinator a map.
+func (f *fakeCluster) joining(t *testing.T) user {
+	t.Helper()
+	u := f.client(kv.Limits{})
+	must(t, u.SetMany(t.Context(), testBucket, pairsOf([]string{"a"}, "1")))
+	join(u)
+	return u
+}
+
+// keysOfTwoShards returns n keys at least of each of a cluster's two shards.
+func (f *fakeCluster) keysOfTwoShards(n int) (keys [2][]string) {
+	for i := 0; len(keys[0]) < n || len(keys[1]) < n; i++ {
+		key := fmt.Sprint("key ", i)
+		s := f.m.ShardOfKey(testBucket, key) - 1
+		keys[s] = append(keys[s], key)
+	}
+	return keys
+}
+
 // setOften has callers set one key each, times in turn.
 func setOften(t *testing.T, u user, callers, times int) {
 	t.Helper()
@@ -97,9 +117,7 @@ func testCrowdedNode(t *testing.T, callers int) {
 func TestRefusalsAreNotShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(1, 1, 1)
-		u := f.client(kv.Limits{})
-		must(t, u.SetMany(t.Context(), testBucket, pairsOf([]string{"a"}, "1")))
-		join(u)
+		u := f.joining(t)
 		resume := make(chan struct{})
 		f.enter = func(context.Context, sharding.NodeID) { <-resume }
 		var all sync.WaitGroup
@@ -148,12 +166,7 @@ func TestPartOfAJointRequestIsRefused(t *testing.T) {
 		c, err := New(cfg)
 		must(t, err)
 		u := user{c, c.NewSession()}
-		var keys [2][]string // by shard
-		for i := 0; len(keys[0]) < 4 || len(keys[1]) < 4; i++ {
-			key := fmt.Sprint("key ", i)
-			s := f.m.ShardOfKey(testBucket, key) - 1
-			keys[s] = append(keys[s], key)
-		}
+		keys := f.keysOfTwoShards(4)
 		must(t, u.SetMany(t.Context(), testBucket, pairsOf(keys[1][3:4], "1")))
 		join(u)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -183,9 +196,7 @@ func TestPartOfAJointRequestIsRefused(t *testing.T) {
 func TestAnswersThatDoNotComeAreNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(1, 1, 1)
-		u := f.client(kv.Limits{})
-		must(t, u.SetMany(t.Context(), testBucket, pairsOf([]string{"a"}, "1")))
-		join(u)
+		u := f.joining(t)
 		f.will("n1", hungBefore)
 		var hung sync.WaitGroup
 		hung.Go(func() { must(t, u.SetMany(t.Context(), testBucket, pairsOf([]string{"b"}, "1"))) })
@@ -198,9 +209,10 @@ func TestAnswersThatDoNotComeAreNotWaitedFor(t *testing.T) {
 			}
 		}
 		hung.Wait()
-		u.reader.(*Coordinator).combine.mu.Lock()
-		defer u.reader.(*Coordinator).combine.mu.Unlock()
-		if n := len(u.reader.(*Coordinator).combine.flows); n != 0 {
+		m := &u.reader.(*Coordinator).combine
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if n := len(m.flows); n != 0 {
 			t.Errorf("%d flows are left", n)
 		}
 	})
@@ -210,17 +222,10 @@ func TestAnswersThatDoNotComeAreNotWaitedFor(t *testing.T) {
 func TestWhichWritesWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(1, 2, 1)
-		u := f.client(kv.Limits{})
-		must(t, u.SetMany(t.Context(), testBucket, pairsOf([]string{"a"}, "1"))) // the session has its id, the coordinator its map
-		join(u)
+		u := f.joining(t)
 		resume := make(chan struct{})
 		f.enter = func(context.Context, sharding.NodeID) { <-resume }
-		var keys [2][]string // by shard
-		for i := 0; len(keys[0]) < 8 || len(keys[1]) < 8; i++ {
-			key := fmt.Sprint("key ", i)
-			s := f.m.ShardOfKey(testBucket, key) - 1
-			keys[s] = append(keys[s], key)
-		}
+		keys := f.keysOfTwoShards(8)
 		var all sync.WaitGroup
 		sent := func() int { synctest.Wait(); return len(f.seenBy("")) - 1 }
 		write := func(ctx context.Context, want int, value string, keys ...string) {
@@ -272,9 +277,7 @@ func TestWhichWritesWait(t *testing.T) {
 func TestFullRequestsGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(1, 1, 1)
-		u := f.client(kv.Limits{})
-		must(t, u.SetMany(t.Context(), testBucket, pairsOf([]string{"a"}, "1")))
-		join(u)
+		u := f.joining(t)
 		resume := make(chan struct{})
 		f.enter = func(context.Context, sharding.NodeID) { <-resume }
 		var all sync.WaitGroup

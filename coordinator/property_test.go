@@ -75,14 +75,9 @@ func drawKeys(t *rapid.T) []string {
 	return rapid.SliceOfN(rapid.SampledFrom(names), 0, 24).Draw(t, "keys")
 }
 
-// drawTime draws how long a call may take.
-func drawTime(t *rapid.T) time.Duration {
-	return time.Duration(rapid.SampledFrom([]int{0, 1, 10, 100, 10_000, 600_000}).Draw(t, "milliseconds")) * time.Millisecond
-}
-
 // timed runs a call with a deadline and complains if it outlasts it.
 func timed(t *rapid.T, call func(ctx context.Context)) {
-	allowed := drawTime(t)
+	allowed := time.Duration(rapid.SampledFrom([]int{0, 1, 10, 100, 10_000, 600_000}).Draw(t, "milliseconds")) * time.Millisecond
 	ctx, cancel := context.WithTimeout(context.Background(), allowed)
 	defer cancel()
 	began := time.Now()

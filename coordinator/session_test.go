@@ -368,7 +368,7 @@ func TestOpenCallsAreBounded(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		if n := f.commandsSeen(); n != 1+kv.MaxOpenCalls {
+		if n := len(f.seenBy("")); n != 1+kv.MaxOpenCalls {
 			t.Errorf("%d calls were sent, want %d", n-1, kv.MaxOpenCalls)
 		}
 		if _, err := u.Retry(t.Context(), failed); !errors.Is(err, kv.ErrInvalid) {

@@ -8,11 +8,10 @@ import (
 // turns runs a trial for some turns, with others at a time, and returns how many were with joining.
 func turns(t *trial, n, others int, apart, joined time.Duration) (joins int) {
 	for end := t.turn + n; t.turn < end; {
-		took := apart
-		if t.joins() {
+		took, turn, with := apart, t.turn, t.joins()
+		if with {
 			took = joined
 		}
-		turn, with := t.turn, t.joins()
 		if t.note(took, others); t.turn != turn && with {
 			joins++
 		}

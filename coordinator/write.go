@@ -387,7 +387,7 @@ func (b *batch) settleWrite(p *part, a *PartAnswer) {
 			if len(p.sent[n].positions) > 0 {
 				b.call.value = r.Value
 			}
-		case r.Outcome == kv.OutcomeNotApplied && verdict(r.Code):
+		case r.decided():
 			b.call.learn(p.sent[n], refused)
 			b.refuse(b.refusalOf(p, r))
 		case r.Outcome == kv.OutcomeNotApplied:
@@ -410,6 +410,11 @@ func (b *batch) settleWrite(p *part, a *PartAnswer) {
 	if a.Status == StatusRefused && len(a.Results) < len(p.sent) && !b.retryable(a.Code, a.Detail) {
 		b.fail(a.Code.Err(a.Detail))
 	}
+}
+
+// decided says that the state machine has applied or refused the command, for good.
+func (r *Result) decided() bool {
+	return r.Outcome == kv.OutcomeApplied || r.Outcome == kv.OutcomeNotApplied && verdict(r.Code)
 }
 
 // verdict says whether a code is one that the state machine gives, and gives
