@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/sharding"
@@ -227,4 +228,20 @@ func TestDeletesOfBucketsWithoutAnAnswer(t *testing.T) {
 			must(t, c.DeleteBucket(t.Context(), "one"))
 		})
 	}
+}
+
+// An attempt that the caller's time cut off does not hide why there was another before.
+func TestABusyMetaGroupIsToldFromALateOne(t *testing.T) {
+	within(t, func(t *testing.T, ctx context.Context) {
+		f := newFake(1, 1, 1)
+		c := f.coordinator(kv.Limits{})
+		must(t, c.CreateBucket(ctx, "one"))
+		f.will("n1", partBusy)
+		f.always = hungBefore
+		ctx, cancel := context.WithTimeout(ctx, time.Second) // less than an attempt's
+		defer cancel()
+		if _, err := c.ListBuckets(ctx); !errors.Is(err, kv.ErrUnavailable) || !errors.Is(err, kv.ErrBusy) {
+			t.Errorf("list: %v, want unavailable, and last busy", err)
+		}
+	})
 }

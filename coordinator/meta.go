@@ -24,6 +24,7 @@ type metaCall struct {
 // askMeta asks the leader of the meta group until it answers.
 func (c *Coordinator) askMeta(ctx context.Context, m *metaCall) error {
 	pace := pace{pause: firstBackoff}
+	var last error
 	for round := 1; ; round++ {
 		redirected, err := c.askMetaOnce(ctx, m)
 		if err == nil {
@@ -32,11 +33,14 @@ func (c *Coordinator) askMeta(ctx context.Context, m *metaCall) error {
 		if !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrBusy) || errors.Is(err, transport.ErrClosed) {
 			return err
 		}
+		if last == nil || ctx.Err() == nil { // an attempt that the end cut off tells no reason
+			last = err
+		}
 		if round%refreshRounds == 0 {
 			c.Refresh(ctx)
 		}
 		if !pace.next(ctx, redirected) {
-			return fmt.Errorf("%w: the meta group: %w; last: %w", kv.ErrUnavailable, context.Cause(ctx), err)
+			return fmt.Errorf("%w: the meta group: %w; last: %w", kv.ErrUnavailable, context.Cause(ctx), last)
 		}
 	}
 }
