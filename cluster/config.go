@@ -53,6 +53,9 @@ type Config struct {
 	// ValueCacheBytes is how much of the values that are read is kept besides, ready to be
 	// sent; 0: 32 MiB, at least 1 MiB.
 	ValueCacheBytes int64
+	// WriteBufferBytes is how much of what was written is kept together before it goes to
+	// the tables on disk, all shards' together; 0: 48 MiB, at least 1 MiB.
+	WriteBufferBytes int64
 	// RequestBytes bounds, each for itself, the bytes of requests being received
 	// or served, of writes under way and of answers being made; what does not fit
 	// is refused as busy. 0: 128 MiB.
@@ -84,10 +87,11 @@ const (
 	// DefaultSlowCall is far more than any call takes while nothing is wrong, and
 	// less than an election.
 	DefaultSlowCall = time.Second
-	// DefaultCacheBytes and DefaultValueCacheBytes suit a node of 512 MiB.
-	DefaultCacheBytes      = fsm.DefaultCacheBytes
-	DefaultValueCacheBytes = fsm.DefaultValueCacheBytes
-	// MinCacheBytes of either: less holds a few blocks, or values, and no more.
+	// The defaults of caches and buffer suit a node of 512 MiB.
+	DefaultCacheBytes       = fsm.DefaultCacheBytes
+	DefaultValueCacheBytes  = fsm.DefaultValueCacheBytes
+	DefaultWriteBufferBytes = fsm.DefaultWriteBufferBytes
+	// MinCacheBytes of each: less holds a few blocks, or values, and no more.
 	MinCacheBytes = 1 << 20
 	// MinRequestBytes still lets the smaller requests through.
 	MinRequestBytes = 1 << 20
@@ -155,9 +159,9 @@ func (c Config) validate() error {
 	if c.RequestBytes < MinRequestBytes {
 		return fmt.Errorf("request bytes is %d, want at least %d", c.RequestBytes, MinRequestBytes)
 	}
-	for _, bytes := range []int64{c.CacheBytes, c.ValueCacheBytes} {
+	for _, bytes := range []int64{c.CacheBytes, c.ValueCacheBytes, c.WriteBufferBytes} {
 		if bytes != 0 && bytes < MinCacheBytes {
-			return fmt.Errorf("a cache of %d bytes, want 0 (default) or at least %d", bytes, MinCacheBytes)
+			return fmt.Errorf("a cache or buffer of %d bytes, want 0 (default) or at least %d", bytes, MinCacheBytes)
 		}
 	}
 	if c.LogStore != "wal" && c.LogStore != "boltdb" {

@@ -153,7 +153,7 @@ func (n *Node) openStores() (err error) {
 	if err != nil {
 		return err
 	}
-	n.store, err = fsm.Open(fsm.Config{Dir: n.dir.sub(storeDir), CacheBytes: n.cfg.CacheBytes, ValueCacheBytes: n.cfg.ValueCacheBytes, Fatal: n.failDisk, Logger: n.cfg.Logger})
+	n.store, err = fsm.Open(fsm.Config{Dir: n.dir.sub(storeDir), CacheBytes: n.cfg.CacheBytes, ValueCacheBytes: n.cfg.ValueCacheBytes, WriteBufferBytes: n.cfg.WriteBufferBytes, Fatal: n.failDisk, Logger: n.cfg.Logger})
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,8 @@ var Names = []string{
 	"cluster.snapshot.noted",
 	"fsm.apply.after",
 	"fsm.apply.before",
+	"fsm.drain.after",
+	"fsm.drain.before",
 	"fsm.drop.after",
 	"fsm.drop.before",
 	"fsm.flush.after",

@@ -14,11 +14,11 @@ import (
 func TestGetAllocations(t *testing.T) {
 	const keys = 100
 	for name, c := range map[string]struct {
-		cache int64
-		most  float64
-	}{"from rows": {1, 4}, "cached": {1 << 20, 0}} { // measured: 1 and 0
+		cache, buffer int64
+		most          float64
+	}{"from rows": {1, 1, 4}, "cached": {1 << 20, 1, 0}, "buffered": {1, 1 << 20, 4}} { // measured: 1, 0 and 0
 		t.Run(name, func(t *testing.T) {
-			s := openCached(t, c.cache)
+			s := openCached(t, c.cache, c.buffer)
 			d := leading(t, s, 1)
 			var kvs, names []string
 			for i := range keys {

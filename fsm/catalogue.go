@@ -56,7 +56,11 @@ func (c *Catalogue) Map() *sharding.Map { return c.table.Load() }
 
 // newBatch is indexed: whether a bucket exists may depend on an entry of the
 // same batch.
-func (c *Catalogue) newBatch([]Entry) *pebble.Batch { return c.store.db.NewIndexedBatch() }
+func (c *Catalogue) newBatch([]Entry) (*pebble.Batch, error) {
+	return c.store.db.NewIndexedBatch(), nil
+}
+
+func (c *Catalogue) put(b *pebble.Batch) error { return b.Commit(pebble.NoSync) }
 
 func (c *Catalogue) finish(*pebble.Batch) error { return nil } // every command writes its own rows
 

@@ -18,6 +18,8 @@ import (
 type Data struct {
 	machine
 	sessions *sessions // only the apply goroutine
+	buffer   writeBuffer
+	batch    []batchRow // what put writes; only the apply goroutine
 
 	owned      atomic.Pointer[sharding.Range] // nil before the first lead entry
 	droppedIDs atomic.Pointer[[]uint64]       // of buckets: sorted, replaced and never edited
@@ -96,19 +98,20 @@ func (d *Data) Range() (sharding.Range, bool) {
 }
 
 // newBatch is indexed only if an entry reads what others may have written in the
-// same batch: an index costs a write for each key.
-func (d *Data) newBatch(entries []Entry) *pebble.Batch {
-	if slices.ContainsFunc(entries, reads) {
-		return d.store.db.NewIndexedBatch()
+// same batch: an index costs a write for each key. What it reads besides, it
+// reads from Pebble.
+func (d *Data) newBatch(entries []Entry) (*pebble.Batch, error) {
+	if !slices.ContainsFunc(entries, reads) {
+		return d.store.db.NewBatch(), nil
 	}
-	return d.store.db.NewBatch()
+	return d.store.db.NewIndexedBatch(), d.drain()
 }
 
 func (d *Data) finish(b *pebble.Batch) error {
 	if err := d.sessions.finish(b); err != nil {
 		return err
 	}
-	return d.cacheBatch(b)
+	return d.uncache(b)
 }
 
 func (d *Data) publish() {
@@ -245,8 +248,8 @@ const keyBuffer = 128
 // dropped. visit must not call the store: a Close that waits for it would wait
 // for ever.
 //
-// Values come from the value cache; for the keys that are not there one iterator
-// reads all. It is a consistent view that costs no lock of the store (a Pebble
+// Values come from the value cache and the write buffer; for the keys that are in
+// neither one iterator reads all. It is a consistent view that costs no lock of the store (a Pebble
 // snapshot takes two) and no allocation for each key. Measured on two cores with
 // 400,000 keys of 256 B, 100 of them at random: 289 µs against 361 µs for Gets of a
 // snapshot. Only a shard still wholly in memory is read faster that way, 83 µs
@@ -280,25 +283,25 @@ type Visit = func(i int, value []byte, version uint64, found bool) error
 
 // getRows is Get for keys that are not all cached.
 func (d *Data) getRows(bucket uint64, keys []string, r *cachedRead, visit Visit) (err error) {
-	// With the filters of the last level a missing key reads no block there.
-	it, err := d.iterator(bucket, &pebble.IterOptions{UseL6Filters: true})
+	it, keep, err := d.below(bucket, keys, r)
+	if it != nil {
+		defer func() {
+			if closeErr := it.Close(); err == nil && closeErr != nil {
+				err = fmt.Errorf("fsm: reading shard %d: %w", d.shard, closeErr)
+			}
+		}()
+	}
+	if err == nil {
+		err = d.readable(bucket) // only now: see drop
+	}
 	if err != nil {
 		return err
-	}
-	defer func() {
-		if closeErr := it.Close(); err == nil && closeErr != nil {
-			err = fmt.Errorf("fsm: reading shard %d: %w", d.shard, closeErr)
-		}
-	}()
-	keep := r.stands(d)
-	if !keep {
-		r.forget()
 	}
 	buf := make([]byte, 0, keyBuffer)
 	for i, key := range keys {
 		p := &r.pairs[i]
-		if p.found {
-			if err := visit(i, p.value, p.version, true); err != nil {
+		if p.known {
+			if err := visit(i, p.value, p.version, p.found); err != nil {
 				return err
 			}
 			continue
@@ -317,6 +320,30 @@ func (d *Data) getRows(bucket uint64, keys []string, r *cachedRead, visit Visit)
 		}
 	}
 	return nil
+}
+
+// below looks up in the write buffer what the cache has not, and opens an iterator of
+// the state below the buffer for keys that are in neither; nil if there are none. keep:
+// that state is the one at which the cache was read, else nothing from there counts.
+func (d *Data) below(bucket uint64, keys []string, r *cachedRead) (it *pebble.Iterator, keep bool, err error) {
+	d.buffer.mu.RLock()
+	defer d.buffer.mu.RUnlock()
+	if keep = r.stands(d); !keep {
+		r.forget()
+	}
+	before := r.missing
+	if err := d.buffered(bucket, keys, r); err != nil {
+		return nil, keep, err
+	}
+	d.store.values.hits.Add(uint64(before - r.missing))
+	if d.store.values.misses.Add(uint64(r.missing)); r.missing == 0 {
+		return nil, keep, nil
+	}
+	// With the filters of the last level a missing key reads no block there.
+	if it, err = d.store.db.NewIter(&pebble.IterOptions{UseL6Filters: true}); err != nil {
+		err = fmt.Errorf("fsm: reading shard %d: %w", d.shard, err)
+	}
+	return it, keep, err
 }
 
 // seekPair reads one pair. Pebble's default comparer takes a whole key for its

@@ -174,20 +174,22 @@ func TestMalformedCommands(t *testing.T) {
 }
 
 // TestOneStateForAllKeys reads ten keys that every entry sets to one value while
-// entries are applied and flushed: none, nine or all of them may be cached. -race
-// watches the rest.
+// entries are applied and flushed: none, nine or all of them may be cached, or in the
+// write buffer. -race watches the rest.
 func TestOneStateForAllKeys(t *testing.T) {
 	for name, c := range map[string]struct {
-		cache int64
-		last  int // bytes of the last key's value
-	}{"from rows": {1, 1}, "nine cached": {1 << 20, 3 << 10}, "all cached": {1 << 20, 1}} {
-		t.Run(name, func(t *testing.T) { oneState(t, c.cache, c.last) })
+		cache, buffer int64
+		last          int // bytes of the last key's value
+	}{
+		"from rows": {1, 1, 1}, "nine cached": {1 << 20, 1, 3 << 10}, "all cached": {1 << 20, 1, 1},
+		"buffered": {1, 0, 1}, "buffered and moved": {1, 3000, 1}, "buffered, moved and cached": {1 << 20, 3000, 1},
+	} {
+		t.Run(name, func(t *testing.T) { oneState(t, openCached(t, c.cache, c.buffer), c.last) })
 	}
 }
 
-func oneState(t *testing.T, cache int64, last int) {
+func oneState(t *testing.T, s *Store, last int) {
 	const entries, flushEvery = 400, 100
-	s := openCached(t, cache)
 	d := leading(t, s, 1)
 	keys := strings.Split("a b c d e f g h i j", " ")
 	values := func(index uint64) []string { // of keys
@@ -246,7 +248,7 @@ type countingState struct {
 	batches int
 }
 
-func (c *countingState) newBatch(entries []Entry) *pebble.Batch {
+func (c *countingState) newBatch(entries []Entry) (*pebble.Batch, error) {
 	c.batches++
 	return c.Data.newBatch(entries)
 }

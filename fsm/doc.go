@@ -32,13 +32,17 @@
 // more (kv.ErrBusy) rather than forget one who may yet send an entry again, and
 // otherwise forgets the one that was silent longest.
 //
+// What Data applies waits in memory (buffer.go) until there is much of it, somebody
+// flushes or reads rows in order, and then goes to Pebble, all of a shard in one batch.
+//
 // A Store owns the Pebble files and everything Data and Catalogue keep there.
 // Apply belongs to one goroutine for each machine, and Restore and Drop of the
 // shard belong to it too; everything else may be called from any goroutine. Keys
 // and values that go in are copied; a value that comes out belongs to the store and
 // is valid only during the visit. Streams and stagings belong to their callers,
 // who close them; Close of the store ends those that are open. Locks are taken in the order Store.gate, Stream.mu or
-// Stage.mu, Store.mu; nothing is locked under a cacheSegment.mu, which is taken last.
+// Stage.mu, Store.mu, and writeBuffer.turn before writeBuffer.mu, none of the store's
+// under them; nothing is locked under a cacheSegment.mu, which is taken last.
 //
 // # Layout
 //

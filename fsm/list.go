@@ -27,6 +27,9 @@ func (d *Data) List(bucket, cursor uint64, maxKeys, maxBytes int) (keys []string
 		return nil, 0, err
 	}
 	defer d.store.release()
+	if err := d.drained(); err != nil {
+		return nil, 0, err
+	}
 	prefix := appendBucketPrefix(nil, d.shard, bucket)
 	it, err := d.iterator(bucket, &pebble.IterOptions{
 		LowerBound: binary.BigEndian.AppendUint64(prefix, cursor),

@@ -76,12 +76,15 @@ type machine struct {
 // state is the part of a machine that differs.
 type state interface {
 	// newBatch returns a batch for some of the first of entries.
-	newBatch(entries []Entry) *pebble.Batch
+	newBatch(entries []Entry) (*pebble.Batch, error)
 	// command applies one command to b. An error besides the Result's is the
 	// store's and stops the machine.
 	command(b *pebble.Batch, e *Entry) (Result, error)
 	// finish adds the rows that are written once for each batch.
 	finish(b *pebble.Batch) error
+	// put writes a batch to where readers look. It is not synced: with its
+	// write-ahead log off Pebble refuses that.
+	put(b *pebble.Batch) error
 	// publish shows readers what the batches committed so far have changed.
 	publish()
 	// load builds all that the machine keeps in memory from its rows: when it
@@ -146,7 +149,10 @@ func fillError(results []Result, err error) {
 // applyBatch applies the first of entries, as many as make a batch, and
 // returns their number. After an error the store has failed.
 func (m *machine) applyBatch(st state, entries []Entry, results []Result) (n int, err error) {
-	b := st.newBatch(entries)
+	b, err := st.newBatch(entries)
+	if err != nil {
+		return 0, m.broken(err)
+	}
 	before := m.rec.Index
 	for ; n < len(entries); n++ {
 		e := &entries[n]
@@ -171,25 +177,29 @@ func (m *machine) applyBatch(st state, entries []Entry, results []Result) (n int
 		err = st.finish(b)
 	}
 	if err == nil {
-		err = m.commit(b)
+		err = m.commit(st, b)
 	}
 	if err != nil {
-		m.store.fatal(fmt.Errorf("applying to shard %d: %w", m.shard, err))
-		return n, context.Cause(m.store.failed)
+		return n, m.broken(err)
 	}
 	st.publish()
 	m.show()
 	return n, nil
 }
 
+// broken stops the store, for the machine cannot go on, and says why it has.
+func (m *machine) broken(err error) error {
+	m.store.fatal(fmt.Errorf("applying to shard %d: %w", m.shard, err))
+	return context.Cause(m.store.failed)
+}
+
 // commit writes the batch with the machine's record.
-func (m *machine) commit(b *pebble.Batch) error {
+func (m *machine) commit(st state, b *pebble.Batch) error {
 	if err := b.Set(rowKey(m.shard, tagRecord, ""), m.rec.append(nil), nil); err != nil {
 		return err
 	}
 	crash.Point("fsm.apply.before")
-	// With the write-ahead log off Pebble refuses Sync.
-	if err := b.Commit(pebble.NoSync); err != nil {
+	if err := st.put(b); err != nil {
 		return err
 	}
 	crash.Point("fsm.apply.after")

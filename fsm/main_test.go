@@ -29,7 +29,14 @@ const testDir = "node/fsm"
 
 func openOn(t tb, fs vfs.FS) *Store {
 	t.Helper()
-	s, err := Open(Config{Dir: testDir, fs: fs, Fatal: func(err error) { t.Errorf("fatal: %v", err) }})
+	return openWith(t, fs, Config{})
+}
+
+// openWith opens a store whose sizes are those of cfg.
+func openWith(t tb, fs vfs.FS, cfg Config) *Store {
+	t.Helper()
+	cfg.Dir, cfg.fs, cfg.Fatal = testDir, fs, func(err error) { t.Errorf("fatal: %v", err) }
+	s, err := Open(cfg)
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
@@ -43,13 +50,11 @@ func openMem(t testing.TB) *Store {
 	return s
 }
 
-// openCached has a value cache of some bytes; in one of 1 nothing has room.
-func openCached(t testing.TB, bytes int64) *Store {
+// openCached has a value cache of some bytes, and a write buffer: in one of 1 byte nothing
+// has room; a buffer of 0 is the default.
+func openCached(t testing.TB, cache, buffer int64) *Store {
 	t.Helper()
-	s, err := Open(Config{Dir: testDir, fs: vfs.NewMem(), ValueCacheBytes: bytes, Fatal: func(err error) { t.Errorf("fatal: %v", err) }})
-	if err != nil {
-		t.Fatalf("open: %v", err)
-	}
+	s := openWith(t, vfs.NewMem(), Config{ValueCacheBytes: cache, WriteBufferBytes: buffer})
 	t.Cleanup(func() { closeStore(t, s) })
 	return s
 }
@@ -170,6 +175,9 @@ func look(t tb, d *Data, bucket uint64, keys ...string) []string {
 // dump returns every row of the store, as hex.
 func dump(t tb, s *Store) []string {
 	t.Helper()
+	if err := s.drain(); err != nil {
+		t.Fatalf("drain: %v", err)
+	}
 	it, err := s.db.NewIter(nil)
 	if err != nil {
 		t.Fatalf("iterator: %v", err)

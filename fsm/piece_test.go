@@ -268,7 +268,7 @@ func TestAMissingPieceIsFatal(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			fatals := 0
-			s, err := Open(Config{Dir: testDir, fs: vfs.NewMem(), Fatal: func(error) { fatals++ }})
+			s, err := Open(Config{Dir: testDir, fs: vfs.NewMem(), WriteBufferBytes: 1, Fatal: func(error) { fatals++ }})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -44,6 +44,9 @@ func (s *Store) restore(shard sharding.Shard) error {
 	if m == nil {
 		return errors.New("nothing is staged, want a complete staging")
 	}
+	if err := s.drainShard(shard); err != nil {
+		return err
+	}
 	before, err := readRecord(s.db, shard)
 	if err != nil {
 		return err
@@ -179,6 +182,9 @@ func (s *Store) drop(shard sharding.Shard) error {
 	if err := s.removeStaged(shard); err != nil {
 		return err
 	}
+	if err := s.drainShard(shard); err != nil { // before a Flush of another would, after the rows are gone
+		return err
+	}
 	crash.Point("fsm.drop.before")
 	if err := s.replace(shard, nil); err != nil {
 		return err
@@ -188,6 +194,7 @@ func (s *Store) drop(shard sharding.Shard) error {
 	}
 	s.mu.Lock()
 	delete(s.data, shard)
+	s.machines.Store(int64(len(s.data)))
 	s.mu.Unlock()
 	crash.Point("fsm.drop.after")
 	return nil

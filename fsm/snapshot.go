@@ -87,6 +87,9 @@ type rows struct {
 
 // scan begins a scan. The caller has acquired the store.
 func (m *machine) scan() (*rows, error) {
+	if err := m.store.drainShard(m.shard); err != nil {
+		return nil, err
+	}
 	span := shardSpan(m.shard)
 	it, err := m.store.db.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: span.End})
 	if err != nil {

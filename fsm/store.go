@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -34,6 +35,9 @@ type Config struct {
 	// ValueCacheBytes is how much of hot pairs is kept besides, ready to be read;
 	// default 32 MiB.
 	ValueCacheBytes int64
+	// WriteBufferBytes is how much of what was applied is kept together before it goes
+	// to Pebble; default 48 MiB.
+	WriteBufferBytes int64
 	// ReadOnly opens a store that is there and changes nothing of it, not even
 	// what Open would tidy up: nothing may be applied, staged or flushed.
 	ReadOnly bool
@@ -61,6 +65,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ValueCacheBytes == 0 {
 		c.ValueCacheBytes = DefaultValueCacheBytes
+	}
+	if c.WriteBufferBytes == 0 {
+		c.WriteBufferBytes = DefaultWriteBufferBytes
 	}
 	if c.Fatal == nil {
 		c.Fatal = func(err error) { panic(err) }
@@ -90,6 +97,9 @@ func (c Config) validate() error {
 	if c.ValueCacheBytes < 0 {
 		return fmt.Errorf("fsm: a value cache of %d bytes, want 0 (the default) or more", c.ValueCacheBytes)
 	}
+	if c.WriteBufferBytes < 0 {
+		return fmt.Errorf("fsm: a write buffer of %d bytes, want 0 (the default) or more", c.WriteBufferBytes)
+	}
 	return nil
 }
 
@@ -105,6 +115,7 @@ type Store struct {
 
 	tableOptions sstable.WriterOptions // of tables made for Pebble to take over
 	values       *valueCache
+	machines     atomic.Int64 // in data
 	flushes      flushes
 	hashing      chan struct{} // holds one token while a scan for Hash runs
 
@@ -248,6 +259,9 @@ func (s *Store) sharedFlush() error {
 // flush needs the gate. It does not use Pebble's own Flush, which tries again
 // for ever, and returns never, when the disk refuses.
 func (s *Store) flush() error {
+	if err := s.drain(); err != nil {
+		return err
+	}
 	flushed, err := s.db.AsyncFlush()
 	if err != nil {
 		return fmt.Errorf("fsm: flushing: %w", err)
@@ -306,7 +320,8 @@ type Stats struct {
 	CacheHits, CacheMisses uint64 // of blocks in its cache
 	Flushes, Compactions   uint64
 	CompactionDebt         uint64 // bytes that wait to be compacted, as estimated
-	ValueHits, ValueMisses uint64 // keys read that the value cache had, or had not
+	ValueHits, ValueMisses uint64 // keys read that the value cache or a write buffer had, or neither
+	BufferBytes            uint64 // taken by the write buffers
 }
 
 // Stats returns them; zeros once the store is closed.
@@ -319,7 +334,7 @@ func (s *Store) Stats() Stats {
 	return Stats{
 		DiskBytes: m.DiskSpaceUsage(), CacheHits: uint64(m.BlockCache.Hits), CacheMisses: uint64(m.BlockCache.Misses),
 		Flushes: uint64(m.Flush.Count), Compactions: uint64(m.Compact.Count), CompactionDebt: m.Compact.EstimatedDebt,
-		ValueHits: s.values.hits.Load(), ValueMisses: s.values.misses.Load(),
+		ValueHits: s.values.hits.Load(), ValueMisses: s.values.misses.Load(), BufferBytes: s.buffered(),
 	}
 }
 
@@ -343,6 +358,7 @@ func (s *Store) Data(shard sharding.Shard) (*Data, error) {
 		return nil, err
 	}
 	s.data[shard] = d
+	s.machines.Store(int64(len(s.data)))
 	return d, nil
 }
 
@@ -371,6 +387,9 @@ func (s *Store) Shards() (all []sharding.Shard, err error) {
 		return nil, err
 	}
 	defer s.release()
+	if err := s.drain(); err != nil {
+		return nil, err
+	}
 	it, err := s.db.NewIter(nil)
 	if err != nil {
 		return nil, fmt.Errorf("fsm: looking for shards: %w", err)

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"encoding/binary"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -12,7 +13,8 @@ import (
 )
 
 // The value cache answers reads of hot pairs without a look at Pebble, which takes
-// some 3 µs for a key that is in memory.
+// some 3 µs for a key that is in memory. It has what was read; what was written since it
+// was moved to Pebble is in the write buffer.
 //
 // It is right by a sequence lock for each shard (Data.changes): odd while the rows
 // and the cached values of the shard are being changed, together. While it is even, a
@@ -24,7 +26,7 @@ import (
 //
 // What a reader adds is the row of the state it read. It is added under the lock of
 // its segment, and only if the number is still the same there: apply makes it odd
-// before it takes the lock to change the cached value, so one of the two sees the
+// before it takes the lock to let the cached value go, so one of the two sees the
 // other.
 
 // DefaultValueCacheBytes is what a node keeps if nobody says otherwise: some 80,000
@@ -88,7 +90,6 @@ type cacheEntry struct {
 	row     []byte // key, value
 	key     int    // length of the key
 	used    bool   // since the hand passed
-	wanted  bool   // read since it was written
 }
 
 func (e *cacheEntry) size() int { return entryBytes + len(e.row) }
@@ -105,7 +106,7 @@ func (s *cacheSegment) get(d *Data, era, bucket, hash uint64, key string) (value
 	if e.of != d || e.era != era || e.bucket != bucket || string(e.row[:e.key]) != key {
 		return nil, 0, false
 	}
-	e.used, e.wanted = true, true
+	e.used = true
 	return e.row[e.key:], e.version, true
 }
 
@@ -114,42 +115,22 @@ func (s *cacheSegment) add(e cacheEntry, at uint64, key string, value []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.of.changes.Load() == at {
-		e.wanted = true
-		keep(s, e, key, value)
+		s.keep(e, key, value)
 	}
 }
 
-// write brings a pair to what apply makes of it; row is nil if it is deleted. A value
-// is kept for those who read it: what nobody has read since it was written before is
-// let go, so that a load that only writes does not copy every value once more.
-func (s *cacheSegment) write(e cacheEntry, key, row []byte) (err error) {
+// drop lets go of what has a hash, because apply changes it.
+func (s *cacheSegment) drop(hash uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	slot, ok := s.index[e.hash]
-	if !ok {
-		return nil
-	}
-	if row == nil || !s.slots[slot].wanted {
-		s.remove(slot)
-		return nil
-	}
-	var value []byte
-	if e.version, value, err = splitPair(row); err == nil {
-		keep(s, e, key, value)
-	}
-	return err
+	s.forget(hash)
 }
 
-// keep stores a pair in the place of what has its hash, and else if it is welcome.
-func keep[K string | []byte](s *cacheSegment, e cacheEntry, key K, value []byte) {
-	cached := s.forget(e.hash)
+// keep stores a pair in the place of what has its hash, if it is welcome.
+func (s *cacheSegment) keep(e cacheEntry, key string, value []byte) {
+	s.forget(e.hash)
 	size := entryBytes + len(key) + len(value)
-	switch {
-	case size > s.limit/segmentShare:
-		return
-	case cached:
-		s.makeRoom(size)
-	case !s.welcome(e.hash, size):
+	if size > s.limit/segmentShare || !s.welcome(e.hash, size) {
 		return
 	}
 	e.row = append(append(make([]byte, 0, len(key)+len(value)), key...), value...)
@@ -200,13 +181,11 @@ func (s *cacheSegment) makeRoom(size int) {
 	}
 }
 
-// forget removes what has a hash, and says whether there was anything.
-func (s *cacheSegment) forget(hash uint64) bool {
-	slot, ok := s.index[hash]
-	if ok {
+// forget removes what has a hash.
+func (s *cacheSegment) forget(hash uint64) {
+	if slot, ok := s.index[hash]; ok {
 		s.remove(slot)
 	}
-	return ok
 }
 
 func (s *cacheSegment) remove(slot int32) {
@@ -227,15 +206,15 @@ func (d *Data) changed() {
 	}
 }
 
-// cacheBatch brings the cached values to where a batch, which is about to be
-// committed, brings the rows.
-func (d *Data) cacheBatch(b *pebble.Batch) error {
+// uncache lets go of the cached values of the pairs that a batch, which is about to be
+// committed, changes. For a while they will be in the write buffer.
+func (d *Data) uncache(b *pebble.Batch) error {
 	d.changing()
 	if mutant.On(mutant.CacheForgotten) {
 		return nil
 	}
 	for r := b.Reader(); ; {
-		kind, key, row, ok, err := r.Next()
+		kind, key, _, ok, err := r.Next()
 		if !ok || err != nil {
 			return err
 		}
@@ -250,13 +229,8 @@ func (d *Data) cacheBatch(b *pebble.Batch) error {
 			d.era.Add(1) // a bucket was dropped
 			continue
 		}
-		if kind == pebble.InternalKeyKindDelete {
-			row = nil
-		}
-		e := cacheEntry{of: d, era: d.era.Load(), bucket: bucket, hash: binary.BigEndian.Uint64(key[bucketBytes:])}
-		if err := d.store.values.segment(e.hash).write(e, key[pairBytes:], row); err != nil {
-			return err
-		}
+		hash := binary.BigEndian.Uint64(key[bucketBytes:])
+		d.store.values.segment(hash).drop(hash)
 	}
 }
 
@@ -265,20 +239,34 @@ type cachedRead struct {
 	at, era uint64 // the shard's, when it was looked up
 	pairs   []cachedPair
 	missing int
+	room    []byte // for keys of rows, and values from the write buffer
+	touched uint64
 }
 
 type cachedPair struct {
 	hash    uint64
 	value   []byte
 	version uint64
-	found   bool
+	known   bool // what the pair is, or that there is none
+	found   bool // there is one
+
+	// Of a look into the write buffer, for a pair that is not known.
+	key     []byte // the row's
+	rowHash uint32
+	slot    uint64
 }
+
+// maxRoom is how much room is kept for the next read.
+const maxRoom = 256 << 10
 
 var cachedReads = sync.Pool{New: func() any { return new(cachedRead) }}
 
 // end lets go of the values.
 func (r *cachedRead) end() {
 	clear(r.pairs)
+	if r.room = r.room[:0]; cap(r.room) > maxRoom {
+		r.room = nil
+	}
 	if cap(r.pairs) <= 1024 {
 		cachedReads.Put(r)
 	}
@@ -302,12 +290,63 @@ func (d *Data) cached(bucket uint64, keys []string) *cachedRead {
 			continue
 		}
 		if p.value, p.version, p.found = d.store.values.segment(p.hash).get(d, r.era, bucket, p.hash, key); p.found {
+			p.known = true
 			r.missing--
 		}
 	}
 	d.store.values.hits.Add(uint64(len(keys) - r.missing))
-	d.store.values.misses.Add(uint64(r.missing))
 	return r
+}
+
+// buffered looks up in the write buffer, whose lock the caller holds, what is missing.
+// Places are touched first, see rowTable.first.
+func (d *Data) buffered(bucket uint64, keys []string, r *cachedRead) error {
+	tables := d.buffer.tables()
+	if tables == nil {
+		return nil
+	}
+	for i := range r.pairs {
+		if p := &r.pairs[i]; !p.known {
+			at := len(r.room)
+			r.room = appendPairKey(r.room, d.shard, bucket, p.hash, keys[i])
+			p.key = r.room[at:len(r.room):len(r.room)]
+			p.rowHash = hashRow(p.key)
+		}
+	}
+	for _, t := range tables {
+		for i := range r.pairs {
+			r.pairs[i].slot = t.first(r.pairs[i].rowHash)
+		}
+		for i := range r.pairs {
+			r.touched += t.touch(r.pairs[i].slot)
+		}
+		for i := range r.pairs {
+			if p := &r.pairs[i]; !p.known {
+				if err := r.take(p, t); err != nil {
+					return fmt.Errorf("fsm: reading shard %d: %w", d.shard, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// take looks for a pair in a table, and copies what it finds.
+func (r *cachedRead) take(p *cachedPair, t *rowTable) (err error) {
+	_, row := t.find(p.rowHash, p.key)
+	if row == nil {
+		return nil
+	}
+	p.known = true
+	r.missing--
+	if row.state() == rowDeleted {
+		return nil
+	}
+	at := len(r.room)
+	r.room = append(r.room, row.value()...)
+	p.version, p.value, err = splitPair(r.room[at:])
+	p.found = err == nil
+	return err
 }
 
 // stands says whether what was found is still what the rows are.
@@ -317,6 +356,6 @@ func (r *cachedRead) stands(d *Data) bool { return r.at%2 == 0 && d.changes.Load
 func (r *cachedRead) forget() {
 	r.missing = len(r.pairs)
 	for i := range r.pairs {
-		r.pairs[i].found = false
+		r.pairs[i] = cachedPair{hash: r.pairs[i].hash}
 	}
 }

@@ -50,6 +50,6 @@ var All = map[Name]string{
 	UnknownAsNotApplied: "a write whose leader was deposed is called not applied",
 	LostPart:            "a part of a batch of which nothing is known is called applied",
 	CursorSkips:         "a listing's next page begins a little too late",
-	CacheForgotten:      "values that are cached are not changed by writes",
+	CacheForgotten:      "values that are cached are not let go by writes",
 	DeleteForgotten:     "every 50th delete of a key in a batch does nothing",
 }

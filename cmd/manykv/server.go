@@ -111,7 +111,7 @@ func (p *program) serve(ctx context.Context, cfg *serverConfig) (err error) {
 		Name: cfg.Name, DataDir: cfg.DataDir, Listen: cfg.Listen, Advertise: cfg.Advertise,
 		CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, GossipKeyFile: cfg.GossipKeyFile,
 		Join: cfg.Join, BootstrapExpect: cfg.BootstrapExpect, Shards: cfg.Shards, Replicas: cfg.Replicas,
-		LogStore: cfg.LogStore, JournalBytes: cfg.JournalBytes, CacheBytes: cfg.CacheBytes, ValueCacheBytes: cfg.ValueCacheBytes, RequestBytes: cfg.RequestBytes, SlowCall: slow, Tracer: tracer,
+		LogStore: cfg.LogStore, JournalBytes: cfg.JournalBytes, CacheBytes: cfg.CacheBytes, ValueCacheBytes: cfg.ValueCacheBytes, WriteBufferBytes: cfg.WriteBufferBytes, RequestBytes: cfg.RequestBytes, SlowCall: slow, Tracer: tracer,
 		Limits: cfg.limits(), Logger: logger, Version: version(),
 	})
 	if err != nil {

@@ -25,32 +25,33 @@ import (
 
 // serverConfig is a node's configuration, as its TOML file spells it.
 type serverConfig struct {
-	Name            string   `toml:"name,omitempty"`
-	DataDir         string   `toml:"data_dir,omitempty"`
-	Listen          string   `toml:"listen,omitempty"`
-	Advertise       string   `toml:"advertise,omitempty"`
-	CAFile          string   `toml:"ca_file,omitempty"`
-	CertFile        string   `toml:"cert_file,omitempty"`
-	KeyFile         string   `toml:"key_file,omitempty"`
-	GossipKeyFile   string   `toml:"gossip_key_file,omitempty"`
-	Join            []string `toml:"join,omitempty"`
-	BootstrapExpect int      `toml:"bootstrap_expect,omitempty"`
-	Shards          int      `toml:"shards,omitempty"`
-	Replicas        int      `toml:"replicas,omitempty"`
-	LogStore        string   `toml:"log_store,omitempty"`
-	LogLevel        string   `toml:"log_level,omitempty"`
-	JournalBytes    int64    `toml:"journal_bytes,omitempty"`
-	CacheBytes      int64    `toml:"cache_bytes,omitempty"`
-	ValueCacheBytes int64    `toml:"value_cache_bytes,omitempty"`
-	RequestBytes    int64    `toml:"request_bytes,omitempty"`
-	HTTP            string   `toml:"http,omitempty"`
-	PProf           bool     `toml:"pprof,omitempty"`
-	SlowCall        string   `toml:"slow_call,omitempty"`
-	OTLP            string   `toml:"otlp,omitempty"`
-	MaxKeyBytes     int      `toml:"max_key_bytes,omitempty"`
-	MaxValueBytes   int      `toml:"max_value_bytes,omitempty"`
-	MaxBatchKeys    int      `toml:"max_batch_keys,omitempty"`
-	MaxBatchBytes   int      `toml:"max_batch_bytes,omitempty"`
+	Name             string   `toml:"name,omitempty"`
+	DataDir          string   `toml:"data_dir,omitempty"`
+	Listen           string   `toml:"listen,omitempty"`
+	Advertise        string   `toml:"advertise,omitempty"`
+	CAFile           string   `toml:"ca_file,omitempty"`
+	CertFile         string   `toml:"cert_file,omitempty"`
+	KeyFile          string   `toml:"key_file,omitempty"`
+	GossipKeyFile    string   `toml:"gossip_key_file,omitempty"`
+	Join             []string `toml:"join,omitempty"`
+	BootstrapExpect  int      `toml:"bootstrap_expect,omitempty"`
+	Shards           int      `toml:"shards,omitempty"`
+	Replicas         int      `toml:"replicas,omitempty"`
+	LogStore         string   `toml:"log_store,omitempty"`
+	LogLevel         string   `toml:"log_level,omitempty"`
+	JournalBytes     int64    `toml:"journal_bytes,omitempty"`
+	CacheBytes       int64    `toml:"cache_bytes,omitempty"`
+	ValueCacheBytes  int64    `toml:"value_cache_bytes,omitempty"`
+	WriteBufferBytes int64    `toml:"write_buffer_bytes,omitempty"`
+	RequestBytes     int64    `toml:"request_bytes,omitempty"`
+	HTTP             string   `toml:"http,omitempty"`
+	PProf            bool     `toml:"pprof,omitempty"`
+	SlowCall         string   `toml:"slow_call,omitempty"`
+	OTLP             string   `toml:"otlp,omitempty"`
+	MaxKeyBytes      int      `toml:"max_key_bytes,omitempty"`
+	MaxValueBytes    int      `toml:"max_value_bytes,omitempty"`
+	MaxBatchKeys     int      `toml:"max_batch_keys,omitempty"`
+	MaxBatchBytes    int      `toml:"max_batch_bytes,omitempty"`
 }
 
 // setting is one of them: data_dir in a file, --data-dir as a flag and
@@ -99,6 +100,8 @@ var settings = []setting{
 		help: fmt.Sprintf("how many bytes of the tables on disk are kept in memory, at least %d; 0: %d", cluster.MinCacheBytes, cluster.DefaultCacheBytes)},
 	{name: "value_cache_bytes", field: func(c *serverConfig) any { return &c.ValueCacheBytes },
 		help: fmt.Sprintf("how many bytes of values that are read are kept besides, ready to be sent, at least %d; 0: %d", cluster.MinCacheBytes, cluster.DefaultValueCacheBytes)},
+	{name: "write_buffer_bytes", field: func(c *serverConfig) any { return &c.WriteBufferBytes },
+		help: fmt.Sprintf("how many bytes of what was written are kept together before they go to the tables on disk, at least %d; 0: %d", cluster.MinCacheBytes, cluster.DefaultWriteBufferBytes)},
 	{name: "request_bytes", field: func(c *serverConfig) any { return &c.RequestBytes },
 		help: fmt.Sprintf("most bytes of requests being received or served, and as many of writes under way and of answers being made; what is more is refused as busy; at least %d; 0: %d", cluster.MinRequestBytes, cluster.DefaultRequestBytes)},
 	{name: "http", field: func(c *serverConfig) any { return &c.HTTP },
@@ -211,6 +214,7 @@ func (c *serverConfig) check() error {
 		{"journal_bytes", c.JournalBytes, cluster.MinJournalBytes},
 		{"cache_bytes", c.CacheBytes, cluster.MinCacheBytes},
 		{"value_cache_bytes", c.ValueCacheBytes, cluster.MinCacheBytes},
+		{"write_buffer_bytes", c.WriteBufferBytes, cluster.MinCacheBytes},
 		{"request_bytes", c.RequestBytes, cluster.MinRequestBytes},
 	} {
 		if n.got != 0 && n.got < n.least {

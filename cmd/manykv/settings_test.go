@@ -143,6 +143,7 @@ func TestASettingThatCannotBeIsWrongUse(t *testing.T) {
 		{"slow-call", "never", `slow_call "never", want a time`},
 		{"cache-bytes", "-1", "cache_bytes -1, want 0 or at least 1048576"},
 		{"value-cache-bytes", "-1", "value_cache_bytes -1, want 0 or at least 1048576"},
+		{"write-buffer-bytes", "7", "write_buffer_bytes 7, want 0 or at least 1048576"},
 		{"request-bytes", "-1", "request_bytes -1, want 0 or at least 1048576"},
 	} {
 		t.Run(c.flag+"="+c.value, func(t *testing.T) {
