@@ -1,11 +1,12 @@
 package fsm
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -35,7 +36,7 @@ func TestRowTable(t *testing.T) {
 				clear(want)
 			}
 		}
-		if least := len(want) * (rowHead + bufferedRowBytes); table.size() < least {
+		if least := len(want) * bufferedRowBytes; table.size() < least {
 			t.Errorf("a table of %d rows takes %d bytes, want at least %d", len(want), table.size(), least)
 		}
 		var got []string
@@ -140,35 +141,101 @@ func TestRowsWaitInTheBuffer(t *testing.T) {
 	}
 }
 
-// Buffers take no more than they may, all shards' together.
+// Buffers take no more than they may, all shards' together, and as much again while rows
+// move.
 func TestBuffersAreBounded(t *testing.T) {
-	const bound, shards = 64 << 10, 4
+	const bound, shards = 1 << 20, 4
 	s := openCached(t, 1, bound)
-	value := strings.Repeat("v", 300)
+	value := strings.Repeat("v", 1000)
 	var all []*Data
 	for i := range shards {
 		all = append(all, leading(t, s, sharding.Shard(i+1)))
 	}
+	const last = 2000
 	moved := false
-	for index := uint64(2); index < 400; index++ {
-		taken := 0
+	for index := uint64(2); index <= last; index++ {
 		for _, d := range all {
 			apply(t, d, set(index, 1, fmt.Sprint("k", index), value))
-			if d.buffer.rows != nil {
-				taken += d.buffer.rows.size()
-			}
 			moved = moved || pebbleHas(t, s, d, "k2")
 		}
-		if taken > bound {
-			t.Fatalf("%d bytes are buffered at %d, want at most %d", taken, index, bound)
+		if got := s.Stats().BufferBytes; got > 2*bound {
+			t.Fatalf("%d bytes are buffered at %d, want at most %d", got, index, 2*bound)
+		}
+		for _, d := range all {
+			d.buffer.mu.RLock()
+			for _, table := range d.buffer.tables() {
+				if took, counted := len(table.chunks)*chunkBytes, table.size(); took > bound/shards+chunkBytes {
+					t.Errorf("rows counted with %d bytes take %d, want at most %d", counted, took, bound/shards+chunkBytes)
+				}
+			}
+			d.buffer.mu.RUnlock()
 		}
 	}
 	if !moved {
 		t.Error("nothing was moved")
 	}
 	for _, d := range all {
-		if got := look(t, d, 1, "k2", "k399"); got[0] != value+"@2" || !bytes.HasSuffix([]byte(got[1]), []byte("@399")) {
+		if got := look(t, d, 1, "k2", fmt.Sprint("k", last)); got[0] != value+"@2" || got[1] != fmt.Sprintf("%s@%d", value, last) {
 			t.Errorf("read %.20q", got)
 		}
 	}
+}
+
+// A read that would copy much from the buffer has it moved, and reads it value by value.
+func TestAReadCopiesNotMuch(t *testing.T) {
+	s := openCached(t, 1, 0)
+	d := leading(t, s, 1)
+	value := strings.Repeat("v", bufferedBytes-100)
+	apply(t, d, set(2, 1, "large", value, "small", "v", "gone", "v"), del(3, 1, "gone"))
+	keys := append([]string{"small", "gone"}, slices.Repeat([]string{"large"}, 2*maxRoom/bufferedBytes)...)
+	for _, where := range []string{"buffer", "Pebble"} {
+		got := look(t, d, 1, keys...)
+		want := append([]string{"v@2", "-"}, slices.Repeat([]string{value + "@2"}, len(keys)-2)...)
+		if !slices.Equal(got, want) {
+			t.Errorf("from the %s: %.40q", where, got)
+		}
+		if !pebbleHas(t, s, d, "large") {
+			t.Error("the rows were not moved")
+		}
+	}
+	r := cachedReads.Get().(*cachedRead)
+	defer r.end()
+	if cap(r.room) > 3*maxRoom {
+		t.Errorf("%d bytes of room are kept, want at most %d", cap(r.room), 3*maxRoom)
+	}
+}
+
+// A read of a cached key and one that is not, while restores change both: it sees the
+// old state or the new one.
+func TestOneStateWhileRestoring(t *testing.T) {
+	s := openCached(t, 1<<20, 0)
+	d := leading(t, s, 1)
+	large := func(value string) string { return strings.Repeat(value, 1<<20/cacheSegments/segmentShare) } // not cached
+	var streams [][]byte
+	for i, value := range []string{"1", "2"} {
+		apply(t, d, set(uint64(2+i), 1, "a", value, "b", large(value)))
+		streams = append(streams, streamed(t, d))
+	}
+	var stop atomic.Bool
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for !stop.Load() {
+				var versions []uint64
+				err := d.Get(1, []string{"a", "b"}, func(_ int, _ []byte, version uint64, _ bool) error {
+					versions = append(versions, version)
+					return nil
+				})
+				if err != nil || versions[0] != versions[1] {
+					t.Errorf("read versions %d, %v", versions, err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 200 {
+		install(t, s, 1, streams[i%2])
+	}
+	stop.Store(true)
+	readers.Wait()
 }

@@ -27,7 +27,7 @@ func (d *Data) List(bucket, cursor uint64, maxKeys, maxBytes int) (keys []string
 		return nil, 0, err
 	}
 	defer d.store.release()
-	if err := d.drained(); err != nil {
+	if err := d.drain(); err != nil {
 		return nil, 0, err
 	}
 	prefix := appendBucketPrefix(nil, d.shard, bucket)

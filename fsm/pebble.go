@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// memTableBytes is how much is applied between two flushes: with the
+	// memTableBytes is how much comes from the write buffers between two flushes: with the
 	// write-ahead log off, larger means fewer and larger tables in L0, and more of
 	// the Raft log to apply again after a crash. Compactions took half the time
 	// they took at 16 MiB; at 64 MiB what they save goes into looking for

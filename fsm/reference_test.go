@@ -242,7 +242,7 @@ func (e *expected) large(index uint64, w *kv.Write, c *refCall, p kv.Pair) refRe
 // checkSessions compares a machine's sessions with their rows.
 func checkSessions(t tb, d *Data) {
 	t.Helper()
-	if err := d.drained(); err != nil {
+	if err := d.drain(); err != nil {
 		t.Fatalf("shard %d: %v", d.shard, err)
 	}
 	stored, err := loadSessions(d.store.db, d.shard, d.rec.time, d.rec.Index)

@@ -97,11 +97,12 @@ func (s *Store) linkStaged(m *manifest) ([]string, error) {
 // Pebble's manifest, all at once, when their turn to be flushed has come.
 func (s *Store) replace(shard sharding.Shard, tables []string) error {
 	s.mu.Lock()
-	if d := s.data[shard]; d != nil {
+	d := s.data[shard]
+	s.mu.Unlock()
+	if d != nil {
 		d.replacing.Store(true)
 		d.changing()
 	}
-	s.mu.Unlock()
 	_, err := s.db.IngestAndExcise(context.Background(), tables, nil, nil, shardSpan(shard))
 	if err == nil {
 		err = context.Cause(s.failed) // Pebble may have reported it only there: see pebbleLog

@@ -35,8 +35,8 @@ type Config struct {
 	// ValueCacheBytes is how much of hot pairs is kept besides, ready to be read;
 	// default 32 MiB.
 	ValueCacheBytes int64
-	// WriteBufferBytes is how much of what was applied is kept together before it goes
-	// to Pebble; default 48 MiB.
+	// WriteBufferBytes is how much of what was applied is kept together before it goes to
+	// Pebble, all shards' together, at most 12 MiB one shard's; default 72 MiB.
 	WriteBufferBytes int64
 	// ReadOnly opens a store that is there and changes nothing of it, not even
 	// what Open would tidy up: nothing may be applied, staged or flushed.

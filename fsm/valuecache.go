@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -21,8 +22,10 @@ import (
 // value that is cached is the row's. Whoever reads takes the number, looks its keys
 // up, and looks at the number again: if it is the same, and even, then all values are
 // of one state. Otherwise, and for the keys that are not cached, an iterator is
-// opened, which is a state by itself; if the number is still the same then, that
-// state is the cached values' too, and else all keys are read through it.
+// opened, which is a state by itself, below that of the write buffer, whose lock is held
+// meanwhile; if the number is still the same under the lock, that state is the cached
+// values' too, and else all keys are read from there. The number becomes odd under that
+// lock.
 //
 // What a reader adds is the row of the state it read. It is added under the lock of
 // its segment, and only if the number is still the same there: apply makes it odd
@@ -90,6 +93,7 @@ type cacheEntry struct {
 	row     []byte // key, value
 	key     int    // length of the key
 	used    bool   // since the hand passed
+	wanted  bool   // read since it was written
 }
 
 func (e *cacheEntry) size() int { return entryBytes + len(e.row) }
@@ -106,7 +110,7 @@ func (s *cacheSegment) get(d *Data, era, bucket, hash uint64, key string) (value
 	if e.of != d || e.era != era || e.bucket != bucket || string(e.row[:e.key]) != key {
 		return nil, 0, false
 	}
-	e.used = true
+	e.used, e.wanted = true, true
 	return e.row[e.key:], e.version, true
 }
 
@@ -115,22 +119,43 @@ func (s *cacheSegment) add(e cacheEntry, at uint64, key string, value []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.of.changes.Load() == at {
-		s.keep(e, key, value)
+		e.wanted = true
+		keep(s, e, key, value)
 	}
 }
 
-// drop lets go of what has a hash, because apply changes it.
-func (s *cacheSegment) drop(hash uint64) {
+// write brings a pair to what apply makes of it; row is nil if it is deleted, or found
+// elsewhere. A value is kept for those who read it: what nobody has read since it was
+// written before is let go, so that a load that only writes does not copy every value
+// once more.
+func (s *cacheSegment) write(e cacheEntry, key, row []byte) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.forget(hash)
+	slot, ok := s.index[e.hash]
+	if !ok {
+		return nil
+	}
+	if row == nil || !s.slots[slot].wanted {
+		s.remove(slot)
+		return nil
+	}
+	var value []byte
+	if e.version, value, err = splitPair(row); err == nil {
+		keep(s, e, key, value)
+	}
+	return err
 }
 
-// keep stores a pair in the place of what has its hash, if it is welcome.
-func (s *cacheSegment) keep(e cacheEntry, key string, value []byte) {
-	s.forget(e.hash)
+// keep stores a pair in the place of what has its hash, and else if it is welcome.
+func keep[K string | []byte](s *cacheSegment, e cacheEntry, key K, value []byte) {
+	cached := s.forget(e.hash)
 	size := entryBytes + len(key) + len(value)
-	if size > s.limit/segmentShare || !s.welcome(e.hash, size) {
+	switch {
+	case size > s.limit/segmentShare:
+		return
+	case cached:
+		s.makeRoom(size)
+	case !s.welcome(e.hash, size):
 		return
 	}
 	e.row = append(append(make([]byte, 0, len(key)+len(value)), key...), value...)
@@ -181,11 +206,13 @@ func (s *cacheSegment) makeRoom(size int) {
 	}
 }
 
-// forget removes what has a hash.
-func (s *cacheSegment) forget(hash uint64) {
-	if slot, ok := s.index[hash]; ok {
+// forget removes what has a hash, and says whether there was anything.
+func (s *cacheSegment) forget(hash uint64) bool {
+	slot, ok := s.index[hash]
+	if ok {
 		s.remove(slot)
 	}
+	return ok
 }
 
 func (s *cacheSegment) remove(slot int32) {
@@ -196,8 +223,14 @@ func (s *cacheSegment) remove(slot int32) {
 	s.free = append(s.free, slot)
 }
 
-// changing begins a change of rows. Only the apply goroutine changes any.
-func (d *Data) changing() { d.changes.Store(d.changes.Load() | 1) }
+// changing begins a change of rows, of which only the apply goroutine changes any. A reader
+// that has seen the number even under the write buffer's lock has the lock until it has
+// the rows, too.
+func (d *Data) changing() {
+	d.buffer.mu.Lock()
+	defer d.buffer.mu.Unlock()
+	d.changes.Store(d.changes.Load() | 1)
+}
 
 // changed ends it, unless a restore that has not ended replaced rows.
 func (d *Data) changed() {
@@ -206,15 +239,14 @@ func (d *Data) changed() {
 	}
 }
 
-// uncache lets go of the cached values of the pairs that a batch, which is about to be
-// committed, changes. For a while they will be in the write buffer.
-func (d *Data) uncache(b *pebble.Batch) error {
-	d.changing()
+// cacheBatch brings the cached values to where a batch, which is about to be written,
+// brings the rows. Those that go into the write buffer are found there.
+func (d *Data) cacheBatch(b *pebble.Batch, buffered bool) error {
 	if mutant.On(mutant.CacheForgotten) {
 		return nil
 	}
 	for r := b.Reader(); ; {
-		kind, key, _, ok, err := r.Next()
+		kind, key, row, ok, err := r.Next()
 		if !ok || err != nil {
 			return err
 		}
@@ -229,8 +261,13 @@ func (d *Data) uncache(b *pebble.Batch) error {
 			d.era.Add(1) // a bucket was dropped
 			continue
 		}
-		hash := binary.BigEndian.Uint64(key[bucketBytes:])
-		d.store.values.segment(hash).drop(hash)
+		if buffered || kind == pebble.InternalKeyKindDelete {
+			row = nil
+		}
+		e := cacheEntry{of: d, era: d.era.Load(), bucket: bucket, hash: binary.BigEndian.Uint64(key[bucketBytes:])}
+		if err := d.store.values.segment(e.hash).write(e, key[pairBytes:], row); err != nil {
+			return err
+		}
 	}
 }
 
@@ -239,8 +276,9 @@ type cachedRead struct {
 	at, era uint64 // the shard's, when it was looked up
 	pairs   []cachedPair
 	missing int
-	room    []byte // for keys of rows, and values from the write buffer
-	touched uint64
+	room    []byte // for values from the write buffer
+	key     []byte // for the key of a row
+	touched uint64 // so that touching has a purpose
 }
 
 type cachedPair struct {
@@ -251,22 +289,21 @@ type cachedPair struct {
 	found   bool // there is one
 
 	// Of a look into the write buffer, for a pair that is not known.
-	key     []byte // the row's
-	rowHash uint32
-	slot    uint64
+	hashed bool
+	row    uint32 // hash of the row's key
+	slot   uint64
 }
 
-// maxRoom is how much room is kept for the next read.
-const maxRoom = 256 << 10
+// maxRoom is how much a read copies from the write buffer: what is more, it has moved to
+// Pebble, where it is read value by value.
+const maxRoom = 1 << 20
 
 var cachedReads = sync.Pool{New: func() any { return new(cachedRead) }}
 
 // end lets go of the values.
 func (r *cachedRead) end() {
 	clear(r.pairs)
-	if r.room = r.room[:0]; cap(r.room) > maxRoom {
-		r.room = nil
-	}
+	r.room, r.key = r.room[:0], r.key[:0]
 	if cap(r.pairs) <= 1024 {
 		cachedReads.Put(r)
 	}
@@ -294,49 +331,53 @@ func (d *Data) cached(bucket uint64, keys []string) *cachedRead {
 			r.missing--
 		}
 	}
-	d.store.values.hits.Add(uint64(len(keys) - r.missing))
 	return r
+}
+
+// errMuch: what is buffered of the keys of a read is more than is copied.
+var errMuch = errors.New("more than a read copies")
+
+// hashRows hashes the rows of pairs that are not known, for the write buffer.
+func (r *cachedRead) hashRows(d *Data, bucket uint64, keys []string) {
+	for i := range r.pairs {
+		if p := &r.pairs[i]; !p.known && !p.hashed {
+			r.key = appendPairKey(r.key[:0], d.shard, bucket, p.hash, keys[i])
+			p.row, p.hashed = hashRow(r.key), true
+		}
+	}
 }
 
 // buffered looks up in the write buffer, whose lock the caller holds, what is missing.
 // Places are touched first, see rowTable.first.
 func (d *Data) buffered(bucket uint64, keys []string, r *cachedRead) error {
-	tables := d.buffer.tables()
-	if tables == nil {
-		return nil
-	}
-	for i := range r.pairs {
-		if p := &r.pairs[i]; !p.known {
-			at := len(r.room)
-			r.room = appendPairKey(r.room, d.shard, bucket, p.hash, keys[i])
-			p.key = r.room[at:len(r.room):len(r.room)]
-			p.rowHash = hashRow(p.key)
-		}
-	}
-	for _, t := range tables {
+	for _, t := range d.buffer.tables() {
 		for i := range r.pairs {
-			r.pairs[i].slot = t.first(r.pairs[i].rowHash)
+			r.pairs[i].slot = t.first(r.pairs[i].row)
 		}
 		for i := range r.pairs {
 			r.touched += t.touch(r.pairs[i].slot)
 		}
 		for i := range r.pairs {
-			if p := &r.pairs[i]; !p.known {
-				if err := r.take(p, t); err != nil {
+			p := &r.pairs[i]
+			if p.known {
+				continue
+			}
+			r.key = appendPairKey(r.key[:0], d.shard, bucket, p.hash, keys[i])
+			if _, row := t.find(p.row, r.key); row != nil {
+				if err := r.take(p, row); err != nil {
 					return fmt.Errorf("fsm: reading shard %d: %w", d.shard, err)
 				}
+			}
+			if len(r.room) > maxRoom {
+				return errMuch
 			}
 		}
 	}
 	return nil
 }
 
-// take looks for a pair in a table, and copies what it finds.
-func (r *cachedRead) take(p *cachedPair, t *rowTable) (err error) {
-	_, row := t.find(p.rowHash, p.key)
-	if row == nil {
-		return nil
-	}
+// take copies what is buffered of a pair.
+func (r *cachedRead) take(p *cachedPair, row bufferedRow) (err error) {
 	p.known = true
 	r.missing--
 	if row.state() == rowDeleted {
@@ -356,6 +397,7 @@ func (r *cachedRead) stands(d *Data) bool { return r.at%2 == 0 && d.changes.Load
 func (r *cachedRead) forget() {
 	r.missing = len(r.pairs)
 	for i := range r.pairs {
-		r.pairs[i] = cachedPair{hash: r.pairs[i].hash}
+		p := &r.pairs[i]
+		*p = cachedPair{hash: p.hash, hashed: p.hashed, row: p.row}
 	}
 }

@@ -91,3 +91,28 @@ func TestValueCacheFollowsTheRows(t *testing.T) {
 	want("restored", "2@4", "small@7", "1@2")
 	checkCache(t, s.values)
 }
+
+// A value stays as long as it is read between writes, and is not copied for nobody.
+func TestValueCacheKeepsWhatIsReadBetweenWrites(t *testing.T) {
+	s := openCached(t, 1<<20, 1)
+	d := leading(t, s, 1)
+	read := func(want string, hits int) {
+		t.Helper()
+		before := s.Stats()
+		if got := look(t, d, 1, "a"); got[0] != want {
+			t.Errorf("got %s, want %s", got[0], want)
+		}
+		if got := int(s.Stats().ValueHits - before.ValueHits); got != hits {
+			t.Errorf("%s: %d hits, want %d", want, got, hits)
+		}
+	}
+	apply(t, d, set(2, 1, "a", "1"))
+	read("1@2", 0)
+	apply(t, d, set(3, 1, "a", "2"))
+	read("2@3", 1)
+	apply(t, d, set(4, 1, "a", "3"))
+	apply(t, d, set(5, 1, "a", "4"))
+	read("4@5", 0)
+	read("4@5", 1)
+	checkCache(t, s.values)
+}
