@@ -54,8 +54,7 @@ type Config struct {
 	// sent; 0: 32 MiB, at least 1 MiB.
 	ValueCacheBytes int64
 	// WriteBufferBytes is how much of what was written is kept together before it goes to
-	// the tables on disk, all shards' together, at most 12 MiB one shard's;
-	// 0: 72 MiB, at least 1 MiB.
+	// the tables on disk, all shards' together; 0: 48 MiB, at least 1 MiB.
 	WriteBufferBytes int64
 	// RequestBytes bounds, each for itself, the bytes of requests being received
 	// or served, of writes under way and of answers being made; what does not fit

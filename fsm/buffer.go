@@ -30,18 +30,16 @@ import (
 // maybe in Pebble, which is the same to a reader. Whoever is about to change rows, here or
 // in Pebble, says so under mu (Data.changing).
 
-// DefaultWriteBufferBytes is what a node keeps if nobody says otherwise: some 150,000
-// pairs of 256 bytes, which take 50 MiB. Rows are counted as Pebble counts them, with
-// 196 bytes besides their keys and values.
-const DefaultWriteBufferBytes = 72 << 20
+// DefaultWriteBufferBytes is what a node keeps if nobody says otherwise: some 120,000
+// pairs of 256 bytes.
+const DefaultWriteBufferBytes = 48 << 20
 
 const (
-	// mostShareBytes is how much one shard's buffer may be counted with: less than the half of
-	// a memtable from which on Pebble takes a batch for a large one and flushes for it.
-	mostShareBytes = memTableBytes * 3 / 8
-	// moveAt is at how many parts of eight of its share a shard's rows begin to move. Three such
-	// batches fit a memtable.
-	moveAt = 6
+	// mostBatchBytes is how large a batch Pebble may see in one shard's buffer: three fit a
+	// memtable, and it is less than the half of one, from which on Pebble flushes for a batch.
+	mostBatchBytes = memTableBytes / 3
+	// moveAt is at how many parts of eight of what it may take a shard's rows begin to move.
+	moveAt = 7
 )
 
 // writeBuffer is one shard's.
@@ -70,12 +68,12 @@ func (w *writeBuffer) tables() []*rowTable {
 	}
 }
 
-// size is what is counted of the rows that are not moving.
-func (w *writeBuffer) size() int {
+// size is that of the rows that are not moving.
+func (w *writeBuffer) size() size {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if w.rows == nil {
-		return 0
+		return size{}
 	}
 	return w.rows.size()
 }
@@ -95,7 +93,7 @@ func (s *Store) buffered() (bytes uint64) {
 	for _, d := range s.machinesOfData() {
 		d.buffer.mu.RLock()
 		for _, t := range d.buffer.tables() {
-			bytes += uint64(t.size())
+			bytes += uint64(t.size().memory)
 		}
 		d.buffer.mu.RUnlock()
 	}
@@ -108,9 +106,9 @@ func (s *Store) machinesOfData() []*Data {
 	return slices.Collect(maps.Values(s.data))
 }
 
-// bufferShare is how much one shard's buffer may be counted with: its part of the whole.
-func (s *Store) bufferShare() int {
-	return min(mostShareBytes, int(s.cfg.WriteBufferBytes/max(1, s.machines.Load())))
+// bufferShare is how large one shard's buffer may be: its part of the whole.
+func (s *Store) bufferShare() size {
+	return size{memory: int(s.cfg.WriteBufferBytes / max(1, s.machines.Load())), batch: mostBatchBytes}
 }
 
 // put writes a batch to where readers look: the buffer, or, if it holds what is not
@@ -126,7 +124,7 @@ func (d *Data) put(b *pebble.Batch) error {
 	}
 	defer d.forgetBatch()
 	// Nobody can use what is cached while rows change: they do not until there is room.
-	if !buffered || d.buffer.size()+sizeOf(d.batch) > share {
+	if !buffered || !d.buffer.size().plus(sizeOf(d.batch)).fits(share) {
 		if err := d.drain(); err != nil {
 			return err
 		}
@@ -139,14 +137,15 @@ func (d *Data) put(b *pebble.Batch) error {
 		return b.Commit(pebble.NoSync)
 	}
 	d.buffer.add(d.batch)
-	if d.buffer.size() > share/8*moveAt {
+	if !d.buffer.size().fits(size{share.memory / 8 * moveAt, share.batch / 8 * moveAt}) {
 		d.drainSoon()
 	}
 	return nil
 }
 
-// drainSoon moves rows while others are applied. The caller holds the gate, and does not
-// wait for this.
+// drainSoon moves rows while others are applied, one shard's at a time: shards are filled
+// alike, and moving takes as much memory again. The caller holds the gate, and does not wait
+// for this.
 func (d *Data) drainSoon() {
 	if !d.buffer.soon.CompareAndSwap(false, true) {
 		return
@@ -157,6 +156,8 @@ func (d *Data) drainSoon() {
 			return
 		}
 		defer d.store.release()
+		d.store.drainingSoon.Lock()
+		defer d.store.drainingSoon.Unlock()
 		_ = d.drain() // which has told the store
 	}()
 }
@@ -164,14 +165,14 @@ func (d *Data) drainSoon() {
 // bufferable takes a batch's rows apart and says whether they can be buffered: single
 // rows, none of them large. A batch that has read rows is not, for the next one like it
 // would have to move it on.
-func (d *Data) bufferable(b *pebble.Batch, share int) (bool, error) {
-	if b.Indexed() || b.Len() > share/2 {
+func (d *Data) bufferable(b *pebble.Batch, share size) (bool, error) {
+	if b.Indexed() || b.Len() > share.memory/2 {
 		return false, nil
 	}
 	for r := b.Reader(); ; {
 		kind, key, value, ok, err := r.Next()
 		if !ok || err != nil {
-			return err == nil && sizeOf(d.batch) <= share, err
+			return err == nil && sizeOf(d.batch).fits(share), err
 		}
 		switch kind {
 		case pebble.InternalKeyKindDelete:
@@ -224,7 +225,7 @@ func (d *Data) drain() error {
 }
 
 func (d *Data) move(t *rowTable) error {
-	b := d.store.db.NewBatchWithSize(t.size())
+	b := d.store.db.NewBatchWithSize(t.size().memory)
 	if err := t.writeTo(b); err != nil {
 		return err
 	}

@@ -36,8 +36,8 @@ func TestRowTable(t *testing.T) {
 				clear(want)
 			}
 		}
-		if least := len(want) * bufferedRowBytes; table.size() < least {
-			t.Errorf("a table of %d rows takes %d bytes, want at least %d", len(want), table.size(), least)
+		if least := (size{len(want) * (rowHead + bufferedRowBytes), len(want) * pebbleRowBytes}); !least.fits(table.size()) {
+			t.Errorf("a table of %d rows takes %v bytes, want at least %v", len(want), table.size(), least)
 		}
 		var got []string
 		for _, o := range table.sorted() {
@@ -164,8 +164,8 @@ func TestBuffersAreBounded(t *testing.T) {
 		for _, d := range all {
 			d.buffer.mu.RLock()
 			for _, table := range d.buffer.tables() {
-				if took, counted := len(table.chunks)*chunkBytes, table.size(); took > bound/shards+chunkBytes {
-					t.Errorf("rows counted with %d bytes take %d, want at most %d", counted, took, bound/shards+chunkBytes)
+				if took := len(table.chunks) * chunkBytes; took > bound/shards+chunkBytes {
+					t.Errorf("rows counted with %v bytes take %d, want at most %d", table.size(), took, bound/shards+chunkBytes)
 				}
 			}
 			d.buffer.mu.RUnlock()

@@ -16,10 +16,11 @@ const (
 	chunkBytes = 64 << 10
 	// bufferedBytes is the largest row, key and value, that a table holds.
 	bufferedBytes = 32 << 10
-	// bufferedRowBytes is what a row is counted with besides its key and value: as much as
-	// Pebble counts a row of a batch with, so that it is known whether the batch of a table
-	// is a large one to it. The table itself takes some 40 bytes.
-	bufferedRowBytes = 196
+	// bufferedRowBytes is what a row takes besides its piece of a chunk: slots, its place, its
+	// part of the order when rows are moved.
+	bufferedRowBytes = 40
+	// pebbleRowBytes is what Pebble counts a row of a batch with besides key and value.
+	pebbleRowBytes = 196
 )
 
 // rowTable is a hash table of rows, with open addressing: to find a row and to write it
@@ -101,8 +102,17 @@ func (t *rowTable) find(hash uint32, key []byte) (slot int, r bufferedRow) {
 	}
 }
 
-// size is what the table is counted with; it takes no more, but for a part of a chunk.
-func (t *rowTable) size() int { return t.bytes + bufferedRowBytes*len(t.rows) }
+// size is what the table takes.
+func (t *rowTable) size() size {
+	return size{memory: t.used + bufferedRowBytes*len(t.rows), batch: t.bytes + pebbleRowBytes*len(t.rows)}
+}
+
+// size is of rows: what they take in a table, and what Pebble counts their batch with.
+type size struct{ memory, batch int }
+
+func (s size) plus(other size) size { return size{s.memory + other.memory, s.batch + other.batch} }
+
+func (s size) fits(most size) bool { return s.memory <= most.memory && s.batch <= most.batch }
 
 // put writes a row; value is nil to delete it.
 func (t *rowTable) put(hash uint32, key, value []byte) {
@@ -226,11 +236,13 @@ type batchRow struct {
 // mostBatchRows is for how many the room is kept for the next batch.
 const mostBatchRows = 4096
 
-func sizeOf(rows []batchRow) (bytes int) {
+func sizeOf(rows []batchRow) size {
+	bytes := 0
 	for i := range rows {
-		bytes += len(rows[i].key) + len(rows[i].value) + bufferedRowBytes
+		bytes += len(rows[i].key) + len(rows[i].value)
 	}
-	return bytes
+	n := len(rows)
+	return size{memory: bytes + n*(rowHead+bufferedRowBytes), batch: bytes + n*pebbleRowBytes}
 }
 
 // putAll writes rows, after it has touched their places.

@@ -36,7 +36,7 @@ type Config struct {
 	// default 32 MiB.
 	ValueCacheBytes int64
 	// WriteBufferBytes is how much of what was applied is kept together before it goes to
-	// Pebble, all shards' together, at most 12 MiB one shard's; default 72 MiB.
+	// Pebble, all shards' together; default 48 MiB.
 	WriteBufferBytes int64
 	// ReadOnly opens a store that is there and changes nothing of it, not even
 	// what Open would tidy up: nothing may be applied, staged or flushed.
@@ -116,6 +116,7 @@ type Store struct {
 	tableOptions sstable.WriterOptions // of tables made for Pebble to take over
 	values       *valueCache
 	machines     atomic.Int64 // in data
+	drainingSoon sync.Mutex   // held by who moves a shard's buffered rows in the background, before writeBuffer.turn
 	flushes      flushes
 	hashing      chan struct{} // holds one token while a scan for Hash runs
 
