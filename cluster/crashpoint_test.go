@@ -155,7 +155,7 @@ func TestCrashPoints(t *testing.T) {
 	for round, point := range []string{
 		"cluster.snapshot.flushed", "cluster.snapshot.noted",
 		"cluster.install.announced", "cluster.install.restored", "cluster.install.trimmed",
-		"fsm.stage.finished", "fsm.ingest.after", "fsm.flush.after",
+		"fsm.stage.finished", "fsm.ingest.after", "fsm.flush.after", "fsm.drain.before", "fsm.drain.after",
 		"raftlog.reclaim.carried", "raftlog.head.written", "raftlog.delete.write", "raftlog.delete.written",
 	} {
 		t.Run(point, func(t *testing.T) {

@@ -144,6 +144,7 @@ var looked = []metric{
 	{family{"manykv_value_cache_hits_total", "Keys read that the cache of values or the write buffer had.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.ValueHits })},
 	{family{"manykv_value_cache_misses_total", "Keys read that neither had: they are on disk, or missing.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.ValueMisses })},
 	{family{"manykv_store_buffer_bytes", "What the write buffers take of write_buffer_bytes.", nil}, gauge, one(func(g *glimpse) uint64 { return g.store.BufferBytes })},
+	{family{"manykv_store_buffer_moves_total", "How often a shard's rows moved from its write buffer to the tables.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.BufferMoves })},
 	{family{"manykv_store_flushes_total", "Memtables written to disk.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.Flushes })},
 	{family{"manykv_store_compactions_total", "Compactions done.", nil}, counter, one(func(g *glimpse) uint64 { return g.store.Compactions })},
 	{family{"manykv_store_compaction_debt_bytes", "Bytes that wait to be compacted, as estimated.", nil}, gauge, one(func(g *glimpse) uint64 { return g.store.CompactionDebt })},

@@ -137,15 +137,21 @@ func (d *Data) put(b *pebble.Batch) error {
 		return b.Commit(pebble.NoSync)
 	}
 	d.buffer.add(d.batch)
-	if !d.buffer.size().fits(size{share.memory / 8 * moveAt, share.batch / 8 * moveAt}) {
+	if d.filled() {
 		d.drainSoon()
 	}
 	return nil
 }
 
-// drainSoon moves rows while others are applied, one shard's at a time: shards are filled
-// alike, and moving takes as much memory again. The caller holds the gate, and does not wait
-// for this.
+// filled says whether rows should move soon.
+func (d *Data) filled() bool {
+	share := d.store.bufferShare()
+	return !d.buffer.size().fits(size{share.memory / 8 * moveAt, share.batch / 8 * moveAt})
+}
+
+// drainSoon moves rows while others are applied, one shard's at a time, unless a shard fills
+// meanwhile: shards are filled alike, and moving takes as much memory again. The caller
+// does not wait for this.
 func (d *Data) drainSoon() {
 	if !d.buffer.soon.CompareAndSwap(false, true) {
 		return
@@ -158,7 +164,9 @@ func (d *Data) drainSoon() {
 		defer d.store.release()
 		d.store.drainingSoon.Lock()
 		defer d.store.drainingSoon.Unlock()
-		_ = d.drain() // which has told the store
+		if d.filled() { // nobody else has moved them meanwhile
+			_ = d.drain() // which has told the store
+		}
 	}()
 }
 
@@ -219,6 +227,7 @@ func (d *Data) drain() error {
 	w.mu.Lock()
 	w.moving = nil
 	w.mu.Unlock()
+	d.store.moves.Add(1)
 	t.reset()
 	rowTables.Put(t)
 	return nil

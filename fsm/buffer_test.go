@@ -1,13 +1,16 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -41,7 +44,7 @@ func TestRowTable(t *testing.T) {
 		}
 		var got []string
 		for _, o := range table.sorted() {
-			key := string(o.row.key())
+			key := string(table.row(o.at).key())
 			got = append(got, key)
 			_, r := table.find(hashRow([]byte(key)), []byte(key))
 			if gotten := r.state() == rowDeleted; gotten != (want[key] == gone) || !gotten && string(r.value()) != want[key] {
@@ -164,8 +167,8 @@ func TestBuffersAreBounded(t *testing.T) {
 		for _, d := range all {
 			d.buffer.mu.RLock()
 			for _, table := range d.buffer.tables() {
-				if took := len(table.chunks) * chunkBytes; took > bound/shards+chunkBytes {
-					t.Errorf("rows counted with %v bytes take %d, want at most %d", table.size(), took, bound/shards+chunkBytes)
+				if took := table.used + len(table.slots)*8; took > bound/shards {
+					t.Errorf("rows counted with %v bytes take %d, want at most %d", table.size(), took, bound/shards)
 				}
 			}
 			d.buffer.mu.RUnlock()
@@ -187,7 +190,10 @@ func TestAReadCopiesNotMuch(t *testing.T) {
 	d := leading(t, s, 1)
 	value := strings.Repeat("v", bufferedBytes-100)
 	apply(t, d, set(2, 1, "large", value, "small", "v", "gone", "v"), del(3, 1, "gone"))
-	keys := append([]string{"small", "gone"}, slices.Repeat([]string{"large"}, 2*maxRoom/bufferedBytes)...)
+	keys := append([]string{"small", "gone"}, slices.Repeat([]string{"large"}, 10*maxRoom/bufferedBytes)...)
+	if pebbleHas(t, s, d, "large") {
+		t.Error("the rows were not buffered")
+	}
 	for _, where := range []string{"buffer", "Pebble"} {
 		got := look(t, d, 1, keys...)
 		want := append([]string{"v@2", "-"}, slices.Repeat([]string{value + "@2"}, len(keys)-2)...)
@@ -198,10 +204,59 @@ func TestAReadCopiesNotMuch(t *testing.T) {
 			t.Error("the rows were not moved")
 		}
 	}
-	r := cachedReads.Get().(*cachedRead)
+	apply(t, d, set(4, 1, "large", value))
+	r := d.cached(1, keys)
 	defer r.end()
-	if cap(r.room) > 3*maxRoom {
-		t.Errorf("%d bytes of room are kept, want at most %d", cap(r.room), 3*maxRoom)
+	r.hashRows(d, 1, keys)
+	d.buffer.mu.RLock()
+	defer d.buffer.mu.RUnlock()
+	if err := d.buffered(1, keys, r); !errors.Is(err, errMuch) || len(r.room) > maxRoom+bufferedBytes {
+		t.Errorf("copied %d bytes, %v", len(r.room), err)
+	}
+}
+
+// Rows begin to move before there is no room for more.
+func TestRowsMoveBeforeTheBufferIsFull(t *testing.T) {
+	const share = 100 << 10
+	s := openCached(t, 1, share)
+	d := leading(t, s, 1)
+	value := strings.Repeat("v", 1000)
+	for index := uint64(2); !d.filled(); index++ {
+		apply(t, d, set(index, 1, fmt.Sprint("k", index), value))
+	}
+	for deadline := time.Now().Add(10 * time.Second); s.Stats().BufferMoves == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was moved")
+		}
+	}
+	if got := look(t, d, 1, "k2"); got[0] != value+"@2" {
+		t.Errorf("read %.20q", got)
+	}
+}
+
+// What is counted for a batch is what Pebble counts, so that no table's batch is a large one.
+func TestBatchesAreCountedAsPebbleDoes(t *testing.T) {
+	s := openMem(t)
+	table := rowTables.New().(*rowTable)
+	for i := range 1000 {
+		value := make([]byte, i%50)
+		if i%3 == 0 {
+			value = nil
+		}
+		key := fmt.Appendf(nil, "%d", i)
+		table.put(hashRow(key), key, value)
+	}
+	b := s.db.NewBatch()
+	defer b.Close()
+	if err := table.writeTo(b); err != nil {
+		t.Fatal(err)
+	}
+	counted := int(reflect.ValueOf(b).Elem().FieldByName("memTableSize").Uint())
+	if got := table.size().batch; got < counted || got > counted*11/10 {
+		t.Errorf("a batch is counted with %d bytes, Pebble counts %d", got, counted)
+	}
+	if 2*mostBatchBytes >= memTableBytes {
+		t.Errorf("batches of %d bytes are large to Pebble", mostBatchBytes)
 	}
 }
 

@@ -18,10 +18,18 @@ import (
 // and somebody flushes. Every second entry of a shard sets the same keys to its
 // index, and the next, of the same batch, adds 1 to a number, so a batch that
 // reached the disk in part shows; and what was counted is not counted again.
-func TestCrashWhileApplying(t *testing.T) {
+func TestCrashWhileApplying(t *testing.T) { crashWhileApplying(t, Config{}, true) }
+
+// TestCrashWhileMoving does that with another key in the place of the number, so that all
+// entries wait in a write buffer, which some fifty of them fill.
+func TestCrashWhileMoving(t *testing.T) {
+	crashWhileApplying(t, Config{WriteBufferBytes: 3 * 50 * 100}, false)
+}
+
+func crashWhileApplying(t *testing.T, sizes Config, counts bool) {
 	const shards, crashes = 3, 10
 	fs := vfs.NewCrashableMem()
-	s := openOn(t, fs)
+	s := openWith(t, fs, sizes)
 	keys := strings.Split("a b c d e", " ")
 	var work sync.WaitGroup
 	var stop atomic.Bool
@@ -34,8 +42,11 @@ func TestCrashWhileApplying(t *testing.T) {
 				for _, k := range keys {
 					kvs = append(kvs, k, fmt.Sprint(index))
 				}
-				counted := Entry{Index: index + 1, Term: 1, Command: add(kv.Origin{Client: 1, Seq: index, Acked: index - 2}, 1)}
-				for _, r := range d.Apply([]Entry{set(index, 1, kvs...), counted}) {
+				next := set(index+1, 1, fmt.Sprint("row ", index), "")
+				if counts {
+					next.Command = add(kv.Origin{Client: 1, Seq: index, Acked: index - 2}, 1)
+				}
+				for _, r := range d.Apply([]Entry{set(index, 1, kvs...), next}) {
 					if r.Err != nil {
 						t.Errorf("shard %d, entries %d and %d: %v", shard, index, index+1, r.Err)
 						return
@@ -86,6 +97,12 @@ func TestCrashWhileApplying(t *testing.T) {
 			want := slices.Repeat([]string{fmt.Sprintf("%d@%d", at-1, at-1)}, len(keys))
 			if got := look(t, d, 1, keys...); !slices.Equal(got, want) {
 				t.Errorf("shard %d at %d holds %q", shard, at, got)
+			}
+			if !counts {
+				if got, want := look(t, d, 1, fmt.Sprint("row ", at-1), fmt.Sprint("row ", at+1)), []string{fmt.Sprint("@", at), "-"}; !slices.Equal(got, want) {
+					t.Errorf("shard %d at %d holds %q, want %q", shard, at, got, want)
+				}
+				continue
 			}
 			again := add(kv.Origin{Client: 1, Seq: at - 1, Acked: at - 3}, 1)
 			wantResult(t, "the newest sent again", run1(t, d, again), (at-1)/2, nil)

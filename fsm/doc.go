@@ -41,8 +41,8 @@
 // and values that go in are copied; a value that comes out belongs to the store and
 // is valid only during the visit. Streams and stagings belong to their callers,
 // who close them; Close of the store ends those that are open. Locks are taken in the order Store.gate, Stream.mu or
-// Stage.mu, Store.mu, and flushes.turn or Store.drainingSoon, writeBuffer.turn, writeBuffer.mu, none of
-// the first four under these; nothing is locked under a cacheSegment.mu, which is taken last.
+// Stage.mu, flushes.turn, Store.mu, and Store.drainingSoon, writeBuffer.turn, writeBuffer.mu, none of
+// the first five under these; nothing is locked under a cacheSegment.mu, which is taken last.
 //
 // # Layout
 //

@@ -18,7 +18,7 @@ const (
 	bufferedBytes = 32 << 10
 	// bufferedRowBytes is what a row takes besides its piece of a chunk: slots, its place, its
 	// part of the order when rows are moved.
-	bufferedRowBytes = 40
+	bufferedRowBytes = 52
 	// pebbleRowBytes is what Pebble counts a row of a batch with besides key and value.
 	pebbleRowBytes = 196
 )
@@ -172,7 +172,7 @@ func (t *rowTable) grow() {
 // decides: a pair's bucket and hash.
 type rowOrder struct {
 	bucket, hash uint64
-	row          bufferedRow
+	at           uint32 // the row's place
 }
 
 func (t *rowTable) sorted() []rowOrder {
@@ -187,14 +187,14 @@ func (t *rowTable) sorted() []rowOrder {
 		t.order = append(t.order, rowOrder{
 			bucket: binary.BigEndian.Uint64(start[shardBytes:]),
 			hash:   binary.BigEndian.Uint64(start[bucketBytes:]),
-			row:    r,
+			at:     at,
 		})
 	}
 	slices.SortFunc(t.order, func(a, b rowOrder) int {
 		if c := cmp.Or(cmp.Compare(a.bucket, b.bucket), cmp.Compare(a.hash, b.hash)); c != 0 {
 			return c
 		}
-		return bytes.Compare(a.row.key(), b.row.key())
+		return bytes.Compare(t.row(a.at).key(), t.row(b.at).key())
 	})
 	return t.order
 }
@@ -203,10 +203,10 @@ func (t *rowTable) sorted() []rowOrder {
 func (t *rowTable) writeTo(b *pebble.Batch) error {
 	for _, o := range t.sorted() {
 		var err error
-		if o.row.state() == rowDeleted {
-			err = b.Delete(o.row.key(), nil)
+		if r := t.row(o.at); r.state() == rowDeleted {
+			err = b.Delete(r.key(), nil)
 		} else {
-			err = b.Set(o.row.key(), o.row.value(), nil)
+			err = b.Set(r.key(), r.value(), nil)
 		}
 		if err != nil {
 			return err
@@ -222,7 +222,6 @@ func (t *rowTable) reset() {
 	} else {
 		clear(t.slots)
 	}
-	clear(t.order)
 	t.rows, t.order, t.used, t.bytes = t.rows[:0], t.order[:0], 0, 0
 }
 

@@ -115,8 +115,9 @@ type Store struct {
 
 	tableOptions sstable.WriterOptions // of tables made for Pebble to take over
 	values       *valueCache
-	machines     atomic.Int64 // in data
-	drainingSoon sync.Mutex   // held by who moves a shard's buffered rows in the background, before writeBuffer.turn
+	machines     atomic.Int64  // in data
+	moves        atomic.Uint64 // of a shard's buffered rows to Pebble
+	drainingSoon sync.Mutex    // held by who moves a shard's buffered rows in the background, before writeBuffer.turn
 	flushes      flushes
 	hashing      chan struct{} // holds one token while a scan for Hash runs
 
@@ -323,6 +324,7 @@ type Stats struct {
 	CompactionDebt         uint64 // bytes that wait to be compacted, as estimated
 	ValueHits, ValueMisses uint64 // keys read that the value cache or a write buffer had, or neither
 	BufferBytes            uint64 // taken by the write buffers
+	BufferMoves            uint64 // how often a shard's rows moved from there to Pebble
 }
 
 // Stats returns them; zeros once the store is closed.
@@ -335,7 +337,7 @@ func (s *Store) Stats() Stats {
 	return Stats{
 		DiskBytes: m.DiskSpaceUsage(), CacheHits: uint64(m.BlockCache.Hits), CacheMisses: uint64(m.BlockCache.Misses),
 		Flushes: uint64(m.Flush.Count), Compactions: uint64(m.Compact.Count), CompactionDebt: m.Compact.EstimatedDebt,
-		ValueHits: s.values.hits.Load(), ValueMisses: s.values.misses.Load(), BufferBytes: s.buffered(),
+		ValueHits: s.values.hits.Load(), ValueMisses: s.values.misses.Load(), BufferBytes: s.buffered(), BufferMoves: s.moves.Load(),
 	}
 }
 
@@ -360,6 +362,11 @@ func (s *Store) Data(shard sharding.Shard) (*Data, error) {
 	}
 	s.data[shard] = d
 	s.machines.Store(int64(len(s.data)))
+	for _, other := range s.data {
+		if other.filled() { // its share is less now
+			other.drainSoon()
+		}
+	}
 	return d, nil
 }
 

@@ -94,6 +94,7 @@ type cacheEntry struct {
 	key     int    // length of the key
 	used    bool   // since the hand passed
 	wanted  bool   // read since it was written
+	written uint64 // the shard's number when apply wrote it; 0: a reader added it
 }
 
 func (e *cacheEntry) size() int { return entryBytes + len(e.row) }
@@ -126,8 +127,8 @@ func (s *cacheSegment) add(e cacheEntry, at uint64, key string, value []byte) {
 
 // write brings a pair to what apply makes of it; row is nil if it is deleted, or found
 // elsewhere. A value is kept for those who read it: what nobody has read since it was
-// written before is let go, so that a load that only writes does not copy every value
-// once more.
+// written before, by another batch, is let go, so that a load that only writes does not
+// copy every value once more.
 func (s *cacheSegment) write(e cacheEntry, key, row []byte) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,7 +136,7 @@ func (s *cacheSegment) write(e cacheEntry, key, row []byte) (err error) {
 	if !ok {
 		return nil
 	}
-	if row == nil || !s.slots[slot].wanted {
+	if at := &s.slots[slot]; row == nil || !at.wanted && at.written != e.written {
 		s.remove(slot)
 		return nil
 	}
@@ -264,7 +265,7 @@ func (d *Data) cacheBatch(b *pebble.Batch, buffered bool) error {
 		if buffered || kind == pebble.InternalKeyKindDelete {
 			row = nil
 		}
-		e := cacheEntry{of: d, era: d.era.Load(), bucket: bucket, hash: binary.BigEndian.Uint64(key[bucketBytes:])}
+		e := cacheEntry{of: d, era: d.era.Load(), bucket: bucket, hash: binary.BigEndian.Uint64(key[bucketBytes:]), written: d.changes.Load()}
 		if err := d.store.values.segment(e.hash).write(e, key[pairBytes:], row); err != nil {
 			return err
 		}
