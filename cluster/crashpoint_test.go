@@ -203,6 +203,7 @@ func writeUntilDead(t *testing.T, b, behind *client.Bucket, p *child, round int)
 			t.Fatalf("the node never came by its point, in %d batches", n)
 		}
 		last = fmt.Sprintf("dying %d %d", round, n)
+		settle(t, func() error { return b.Set(t.Context(), "small", []byte(last)) }) // it waits in a write buffer, blocks do not
 		settle(t, func() error { return b.SetMany(t.Context(), blocks(0, 32, last)) })
 		eventually(t, time.Minute, func() string {
 			if dead = p.ended(t); dead {
