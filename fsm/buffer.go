@@ -261,11 +261,8 @@ func (s *Store) drain() error {
 
 // drainShard moves what one shard's buffer holds.
 func (s *Store) drainShard(shard sharding.Shard) error {
-	s.mu.Lock()
-	d := s.data[shard]
-	s.mu.Unlock()
-	if d == nil {
-		return nil
+	if d := s.opened(shard); d != nil {
+		return d.drain()
 	}
-	return d.drain()
+	return nil
 }

@@ -216,9 +216,9 @@ func noBucket(shard sharding.Shard, bucket uint64) error {
 
 // iterator opens an iterator for a reader of a bucket.
 func (d *Data) iterator(bucket uint64, o *pebble.IterOptions) (*pebble.Iterator, error) {
-	it, err := d.store.db.NewIter(o)
+	it, err := d.iterate(o)
 	if err != nil {
-		return nil, fmt.Errorf("fsm: reading shard %d: %w", d.shard, err)
+		return nil, err
 	}
 	if err := d.readable(bucket); err != nil { // only now: see drop
 		return nil, errors.Join(err, it.Close())
@@ -344,7 +344,7 @@ func (d *Data) below(bucket uint64, keys []string, r *cachedRead) (it *pebble.It
 	if d.store.values.misses.Add(uint64(r.missing)); r.missing == 0 {
 		return nil, keep, nil
 	}
-	it, err = d.iterate()
+	it, err = d.iterate(forPairs())
 	return it, keep, err
 }
 
@@ -356,14 +356,17 @@ func (d *Data) allBelow(r *cachedRead) (it *pebble.Iterator, keep bool, err erro
 		return nil, false, err
 	}
 	d.store.values.misses.Add(uint64(r.missing))
-	it, err = d.iterate()
+	it, err = d.iterate(forPairs())
 	return it, false, err
 }
 
-// iterate opens an iterator for seekPair. With the filters of the last level a missing
-// key reads no block there.
-func (d *Data) iterate() (*pebble.Iterator, error) {
-	it, err := d.store.db.NewIter(&pebble.IterOptions{UseL6Filters: true})
+// forPairs are the options of an iterator for seekPair: with the filters of the last
+// level a missing key reads no block there.
+func forPairs() *pebble.IterOptions { return &pebble.IterOptions{UseL6Filters: true} }
+
+// iterate opens an iterator.
+func (d *Data) iterate(o *pebble.IterOptions) (*pebble.Iterator, error) {
+	it, err := d.store.db.NewIter(o)
 	if err != nil {
 		return nil, fmt.Errorf("fsm: reading shard %d: %w", d.shard, err)
 	}

@@ -96,10 +96,7 @@ func (s *Store) linkStaged(m *manifest) ([]string, error) {
 // write-ahead log a crash then brings the old state back. They become part of
 // Pebble's manifest, all at once, when their turn to be flushed has come.
 func (s *Store) replace(shard sharding.Shard, tables []string) error {
-	s.mu.Lock()
-	d := s.data[shard]
-	s.mu.Unlock()
-	if d != nil {
+	if d := s.opened(shard); d != nil {
 		d.replacing.Store(true)
 		d.changing()
 	}
@@ -149,6 +146,13 @@ func (s *Store) machineOf(shard sharding.Shard) state {
 		return d
 	}
 	return nil
+}
+
+// opened is machineOf for a data shard.
+func (s *Store) opened(shard sharding.Shard) *Data {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.data[shard]
 }
 
 // Drop removes all rows of a shard, durably, and its staging. A crash before it
