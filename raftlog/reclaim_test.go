@@ -586,10 +586,10 @@ func TestReclaimPoisons(t *testing.T) {
 			if err := s.StoreLog(entryOf(1, 6, 1, 10)); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("append: got %v, want an error with %q", err, c.want)
 			}
+			mustClose(t, l) // callers hear of a failure before Fatal does
 			if len(fatal) != 1 {
 				t.Errorf("Fatal was called %d times, want once", len(fatal))
 			}
-			mustClose(t, l)
 		})
 	}
 }
