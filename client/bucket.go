@@ -31,8 +31,8 @@ func (b *Bucket) Get(ctx context.Context, key string) (value []byte, found bool,
 }
 
 // GetVersion returns the value of key and its version; found is false and the
-// version 0 if there is none. Every write gives a key another version, greater
-// than those it had.
+// version 0 if there is none. After a write the key has another version than it had
+// when anybody read it before, and a greater one.
 func (b *Bucket) GetVersion(ctx context.Context, key string) (value []byte, version uint64, found bool, err error) {
 	ctx, done := b.c.deadline(ctx)
 	defer done()

@@ -60,7 +60,7 @@ func (o *DumpOptions) wants(shard sharding.Shard, index uint64) bool {
 }
 
 // DumpLog prints the entries in a node's log, shard by shard, one a line of
-// JSON. The log begins where it was cut after the last snapshot. An entry is
+// JSON, and one for each command of an entry that bundles several. The log begins where it was cut after the last snapshot. An entry is
 // known to be committed if the state machine, as it is on disk, has applied it:
 // after a crash that may be fewer than were.
 func DumpLog(dir string, o DumpOptions, w io.Writer) (err error) {
@@ -92,9 +92,13 @@ func DumpLog(dir string, o DumpOptions, w io.Writer) (err error) {
 		if !committed && !o.All {
 			return nil
 		}
-		line := newLogLine(e, o.Values)
-		line.Shard, line.Generation, line.Committed = shard, generation, committed
-		return lines.Encode(line)
+		for _, line := range newLogLines(e, o.Values) {
+			line.Shard, line.Generation, line.Committed = shard, generation, committed
+			if err := lines.Encode(line); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	return errors.Join(err, buffered.Flush())
 }
@@ -205,7 +209,7 @@ func (r *resting) position(shard sharding.Shard) (fsm.Position, error) {
 	return m.Position(), nil
 }
 
-// A logLine is an entry of a log as DumpLog prints it.
+// A logLine is an entry of a log as DumpLog prints it, or a command of a bundle.
 type logLine struct {
 	Shard      sharding.Shard `json:"shard"`
 	Generation uint64         `json:"generation"`
@@ -214,7 +218,9 @@ type logLine struct {
 	Committed  bool           `json:"committed"`
 	Time       uint64         `json:"time,omitempty"` // the shard's, in milliseconds
 	Kind       string         `json:"kind"`
-	Bytes      int            `json:"bytes"` // of the command
+	Bytes      int            `json:"bytes"`             // of the command
+	Command    int            `json:"command,omitempty"` // of a bundle: its place in there, from 1
+	Commands   int            `json:"commands,omitempty"`
 
 	Origin  *originLine `json:"origin,omitempty"`
 	Bucket  *uint64     `json:"bucket,omitempty"`
@@ -249,7 +255,28 @@ type valueLine struct {
 // beginning is how much of a value is shown to recognise it by.
 const beginning = 16
 
-// newLogLine takes an entry apart.
+// newLogLines takes an entry apart.
+func newLogLines(e *raft.Log, values bool) []*logLine {
+	line := newLogLine(e, values)
+	if line.Kind != kindNames[kv.KindBundle] {
+		return []*logLine{line}
+	}
+	commands, err := kv.DecodeBundle(e.Data)
+	if err != nil {
+		line.Error = err.Error()
+		return []*logLine{line}
+	}
+	lines := make([]*logLine, len(commands))
+	for i, c := range commands {
+		one := *e
+		one.Data = c
+		lines[i] = newLogLine(&one, values)
+		lines[i].Command, lines[i].Commands = i+1, len(commands)
+	}
+	return lines
+}
+
+// newLogLine is an entry, or a command, on a line.
 func newLogLine(e *raft.Log, values bool) *logLine {
 	line := &logLine{Index: e.Index, Term: e.Term, Time: readStamp(e.Extensions), Bytes: len(e.Data)}
 	if e.Type != raft.LogCommand {
@@ -324,7 +351,7 @@ func (line *logLine) addPairs(w *kv.Write, values bool) error {
 // kindNames are the words for the kinds of commands.
 var kindNames = map[kv.Kind]string{
 	kv.KindSet: "set", kv.KindDelete: "delete", kv.KindLead: "lead", kv.KindIncrement: "increment", kv.KindSwap: "swap",
-	kv.KindPiece: "piece", kv.KindLast: "last", kv.KindDrop: "drop",
+	kv.KindPiece: "piece", kv.KindLast: "last", kv.KindDrop: "drop", kv.KindBundle: "bundle",
 	kv.KindInit: "init", kv.KindCreateBucket: "create-bucket", kv.KindNodeAddr: "node-addr", kv.KindAddNode: "add-node",
 	kv.KindRemoveNode: "remove-node", kv.KindReplaceNode: "replace-node", kv.KindMove: "move", kv.KindMoved: "moved",
 	kv.KindForgetNode: "forget-node", kv.KindDeleteBucket: "delete-bucket", kv.KindDropped: "dropped", kv.KindNewClient: "new-client",

@@ -38,6 +38,15 @@ var goldenLines = []struct {
 		`{"shard":0,"generation":0,"index":9,"term":2,"committed":false,"kind":"delete","bytes":43,"origin":{"client":0,"seq":0,"acked":0,"entry":0},"bucket":5,"pairs":[{"key":"<k>"}]}`},
 	{"increment", raft.Log{Index: 10, Term: 2, Data: kv.AppendIncrement(nil, kv.Origin{}, 5, "k", -3)}, false,
 		`{"shard":0,"generation":0,"index":10,"term":2,"committed":false,"kind":"increment","bytes":48,"origin":{"client":0,"seq":0,"acked":0,"entry":0},"bucket":5,"delta":-3,"pairs":[{"key":"k"}]}`},
+	{"bundle", raft.Log{Index: 10, Term: 2, Data: kv.AppendBundle(nil, [][]byte{
+		kv.AppendDelete(nil, kv.Origin{}, 5, []string{"a"}), kv.AppendDelete(nil, kv.Origin{}, 6, []string{"b"}),
+	})}, false,
+		`{"shard":0,"generation":0,"index":10,"term":2,"committed":false,"kind":"delete","bytes":41,"command":1,"commands":2,` +
+			`"origin":{"client":0,"seq":0,"acked":0,"entry":0},"bucket":5,"pairs":[{"key":"a"}]}` + "\n" +
+			`{"shard":0,"generation":0,"index":10,"term":2,"committed":false,"kind":"delete","bytes":41,"command":2,"commands":2,` +
+			`"origin":{"client":0,"seq":0,"acked":0,"entry":0},"bucket":6,"pairs":[{"key":"b"}]}`},
+	{"half a bundle", raft.Log{Index: 1, Term: 2, Data: kv.AppendHeader(nil, kv.KindBundle)}, false,
+		`{"shard":0,"generation":0,"index":1,"term":2,"committed":false,"kind":"bundle","bytes":2,"error":"`},
 	{"lead", raft.Log{Index: 1, Term: 2, Data: kv.AppendLead(nil, 0, 9)}, false,
 		`{"shard":0,"generation":0,"index":1,"term":2,"committed":false,"kind":"lead","bytes":6}`},
 	{"catalogue", raft.Log{Index: 1, Term: 2, Data: kv.AppendHeader(nil, kv.KindNewClient)}, false,
@@ -57,7 +66,9 @@ func TestEntriesAreDumpedAsDocumented(t *testing.T) {
 		var out bytes.Buffer
 		lines := json.NewEncoder(&out)
 		lines.SetEscapeHTML(false)
-		must(t, lines.Encode(newLogLine(&g.entry, g.values)))
+		for _, line := range newLogLines(&g.entry, g.values) {
+			must(t, lines.Encode(line))
+		}
 		if got := out.String(); !strings.HasPrefix(got, g.want) || !strings.HasSuffix(g.want, `"error":"`) && got != g.want+"\n" {
 			t.Errorf("%s: got\n%s\nwant\n%s", g.name, got, g.want)
 		}
@@ -97,16 +108,17 @@ func TestEveryKindHasAWord(t *testing.T) {
 	}
 }
 
-// FuzzDumpEntry: whatever a log holds is a line.
+// FuzzDumpEntry: whatever a log holds is lines.
 func FuzzDumpEntry(f *testing.F) {
 	for _, g := range goldenLines {
 		f.Add(g.entry.Data, g.entry.Extensions, uint8(g.entry.Type))
 	}
 	f.Fuzz(func(t *testing.T, data, extensions []byte, kind uint8) {
-		line := newLogLine(&raft.Log{Index: 1, Data: data, Extensions: extensions, Type: raft.LogType(kind)}, true)
-		b, err := json.Marshal(line)
-		if err != nil || line.Kind == "" || !json.Valid(b) {
-			t.Fatalf("got %s, %v, want a line that says what it is", b, err)
+		for _, line := range newLogLines(&raft.Log{Index: 1, Data: data, Extensions: extensions, Type: raft.LogType(kind)}, true) {
+			b, err := json.Marshal(line)
+			if err != nil || line.Kind == "" || !json.Valid(b) {
+				t.Fatalf("got %s, %v, want a line that says what it is", b, err)
+			}
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/manykv/manykv/coordinator"
 	"github.com/manykv/manykv/crash"
+	"github.com/manykv/manykv/fsm"
 	"github.com/manykv/manykv/kv"
 	"github.com/manykv/manykv/mutant"
 )
@@ -18,6 +19,9 @@ const (
 	// enqueueTimeout is how long a proposal waits for raft's queue before it is
 	// refused as not applied.
 	enqueueTimeout = time.Second
+
+	// bundleCommands is the most commands in one entry.
+	bundleCommands = 1024
 )
 
 // proposal is a list of commands given to raft.
@@ -25,6 +29,13 @@ type proposal struct {
 	r       *replica
 	given   int
 	results chan coordinator.Result // one for each command given, in order
+}
+
+// entry is what raft is given: a command, or a bundle of several.
+type entry struct {
+	data     []byte
+	commands int
+	future   raft.ApplyFuture
 }
 
 // errBusy: too much is under way; nothing was proposed.
@@ -43,38 +54,84 @@ func (r *replica) propose(ctx context.Context, commands [][]byte) (proposal, err
 		return p, errBusy
 	}
 	r.pending.Add(1) // before the group is loaded: close waits for it
-	var futures []raft.ApplyFuture
+	entries := bundled(commands)
+	given := 0
 	group := r.raft.Load()
-	for start := time.Now(); group != nil && len(futures) < len(commands); {
+	for start := time.Now(); group != nil && given < len(entries); given++ {
 		left := enqueueTimeout - time.Since(start)
 		if left <= 0 || ctx.Err() != nil || group.State() != raft.Leader {
 			break
 		}
 		crash.Point("cluster.propose.before")
-		futures = append(futures, group.ApplyLog(raft.Log{Data: commands[len(futures)], Extensions: r.stamp()}, left))
+		e := &entries[given]
+		e.future = group.ApplyLog(raft.Log{Data: e.data, Extensions: r.stamp()}, left)
+		p.given += e.commands
 	}
 	crash.Point("cluster.propose.given")
-	p.given = len(futures)
 	p.results = make(chan coordinator.Result, p.given)
 	go func() {
 		defer r.pending.Add(-1)
 		defer r.proposed.give(size)
-		for _, f := range futures {
-			if mutant.On(mutant.AckBeforeQuorum) && tooLong(f) {
-				p.results <- coordinator.Result{Outcome: kv.OutcomeApplied}
-				continue
-			}
-			err := f.Error()
-			r.noteTransfer(err)
-			var response any
-			if err == nil {
-				response = f.Response()
-			}
-			crash.Point("cluster.propose.answered")
-			p.results <- outcomeOf(err, response)
+		for i := range entries[:given] {
+			entries[i].await(r, p.results)
 		}
 	}()
 	return p, nil
+}
+
+// bundled makes entries of commands: those that follow one another and may stand in a
+// bundle share one. What an entry costs on its way, in raft's channels, records and
+// messages, is far more than what a small command costs.
+func bundled(commands [][]byte) []entry {
+	entries := make([]entry, 0, 1)
+	for len(commands) > 0 {
+		n, size := 0, 0
+		for n < min(len(commands), bundleCommands) && kv.Bundles(commands[n]) && kv.BundleBytes(n+1, size+len(commands[n])) <= kv.MaxCommandBytes {
+			size += len(commands[n])
+			n++
+		}
+		e := entry{data: commands[0], commands: 1}
+		if n > 1 {
+			e = entry{data: kv.AppendBundle(make([]byte, 0, kv.BundleBytes(n, size)), commands[:n]), commands: n}
+		}
+		entries = append(entries, e)
+		commands = commands[e.commands:]
+	}
+	return entries
+}
+
+// await tells the results of an entry's commands.
+func (e *entry) await(r *replica, results chan<- coordinator.Result) {
+	if mutant.On(mutant.AckBeforeQuorum) && tooLong(e.future) {
+		for range e.commands {
+			results <- coordinator.Result{Outcome: kv.OutcomeApplied}
+		}
+		return
+	}
+	err := e.future.Error()
+	r.noteTransfer(err)
+	var response any
+	if err == nil {
+		response = e.future.Response()
+	}
+	crash.Point("cluster.propose.answered")
+	for i := range e.commands {
+		results <- outcomeOf(err, responseOf(response, i, e.commands))
+	}
+}
+
+// responseOf is the state machine's answer to the i-th of an entry's commands; nil if it
+// gave none.
+func responseOf(response any, i, commands int) any {
+	result, ok := response.(fsm.Result)
+	switch {
+	case !ok || commands == 1 || result.Err != nil:
+		return response // to the one there is, or to all of them
+	case len(result.Each) == commands:
+		return result.Each[i]
+	default:
+		return nil
+	}
 }
 
 // tooLong is for mutant.AckBeforeQuorum: whether a future has no answer after 20 ms.

@@ -73,10 +73,11 @@ type exchange struct {
 	node    sharding.NodeID
 	epoch   uint64 // of the map that was looked into
 	parts   []*part
+	wide    bool // of a write that goes to three quarters of all shards or more (combine.go)
 	answer  *Answer
 	err     error
 	slow    bool // the time for one node ran out
-	excused bool // it was shared with others, and a part of it was refused
+	excused bool // it was shared with others, which may be why a part of it was refused, or no answer came
 }
 
 // grouping groups parts by the node that is to serve them.

@@ -23,8 +23,10 @@ import (
 // answer only takes time. Which it is a coordinator finds out: now and then it takes a
 // turn with the other way, and stays with it if requests are answered sooner (trial).
 //
-// Writes to different sets of shards never share a request: a shard that has no leader
-// would hold up the others.
+// Writes to different sets of shards share no request: a shard that has no leader would
+// hold up the others. Only those that go to most of the shards do, whichever few they leave
+// out: with many shards hardly two of them have the same set, and hardly one would miss
+// the shard that has no leader.
 
 const (
 	// combineBytes waiting go at once.
@@ -53,7 +55,7 @@ type flowKey struct {
 	epoch  uint64
 	op     Op
 	bucket uint64
-	shards string // four bytes each, in order
+	shards string // four bytes each, in order; "": most of all there are
 }
 
 // flow is the requests of one kind that are under way, and those that wait.
@@ -77,6 +79,9 @@ type joiner struct {
 	answer   *Answer
 	err      error
 }
+
+// shared says whether the request went with others.
+func (j *joiner) shared() bool { return j.joined != nil && len(j.joined.joiners) > 1 }
 
 // joint is a request of several writes.
 type joint struct {
@@ -106,14 +111,17 @@ func (b *batch) sendWrite(ctx context.Context, x *exchange, place trace.SpanCont
 	}
 	m := &b.c.combine
 	slices.SortFunc(x.parts, func(a, b *part) int { return cmp.Compare(a.shard, b.shard) })
-	key := flowKey{node: x.node, epoch: x.epoch, op: b.op, bucket: b.bucket, shards: shardSet(x.parts)}
+	key := flowKey{node: x.node, epoch: x.epoch, op: b.op, bucket: b.bucket}
+	if !x.wide {
+		key.shards = shardSet(x.parts)
+	}
 	began := time.Now()
 	j, at := m.enter(key, joiner{size: size, deadline: deadline, place: place}, x)
 	var answer *Answer
 	var err error
 	if j != nil {
 		answer, err = m.await(ctx, key, j)
-		x.excused = err == nil && len(j.joined.joiners) > 1 && excuse(answer)
+		x.excused = j.shared() && (err != nil && ctx.Err() != nil || err == nil && excuse(answer))
 	} else {
 		answer, err = b.sendAlone(ctx, x, place)
 		m.arrived(key, at.gen)
@@ -265,11 +273,11 @@ func (m *combiner) depart(key flowKey, f *flow) {
 	}
 	var ctx context.Context
 	ctx, t.leave = context.WithDeadline(context.Background(), deadline)
-	go m.together(ctx, key, f.gen, t)
+	go m.sendJoint(ctx, key, f.gen, t)
 }
 
-// together sends a joint request. It ends with the last of its callers.
-func (m *combiner) together(ctx context.Context, key flowKey, gen int, t *joint) {
+// sendJoint sends a joint request. It ends with the last of its callers.
+func (m *combiner) sendJoint(ctx context.Context, key flowKey, gen int, t *joint) {
 	defer t.leave()
 	request := appendTrace(combined(key, t.joiners), t.joiners[0].place)
 	answer, err := m.ask(ctx, key.node, request)
@@ -309,38 +317,66 @@ func combined(key flowKey, joiners []*joiner) []byte {
 			size += len(p.commands) * binary.MaxVarintLen32
 		}
 	}
-	first := joiners[0].parts
-	req := appendRequestHeader(make([]byte, 0, size), key.epoch, key.op, false, key.bucket, len(first))
-	for n, p := range first {
+	all := together(joiners)
+	req := appendRequestHeader(make([]byte, 0, size), key.epoch, key.op, false, key.bucket, len(all))
+	for _, p := range all {
 		commands := 0
-		for _, j := range joiners {
-			commands += len(j.parts[n].commands)
+		for _, own := range p.own {
+			commands += len(own.commands)
 		}
 		req = appendPartHeader(req, p.shard, commands)
-		for _, j := range joiners {
-			req = appendCommands(req, j.parts[n].commands)
+		for _, own := range p.own {
+			req = appendCommands(req, own.commands)
 		}
 	}
 	return req
 }
 
+// jointPart is what a joint request has for one shard.
+type jointPart struct {
+	shard sharding.Shard
+	own   []ownPart // of those who have something for it, in their order
+}
+
+type ownPart struct {
+	*joiner
+	portion
+}
+
+// together returns the parts of a joint request, by shard.
+func together(joiners []*joiner) (all []jointPart) {
+	for _, j := range joiners {
+		for _, p := range j.parts {
+			n, found := slices.BinarySearchFunc(all, p.shard, func(have jointPart, s sharding.Shard) int { return cmp.Compare(have.shard, s) })
+			if !found {
+				all = slices.Insert(all, n, jointPart{shard: p.shard})
+			}
+			all[n].own = append(all[n].own, ownPart{j, p})
+		}
+	}
+	return all
+}
+
 // distribute gives each joiner its part of the answer: the results stand in the
 // commands' order, and may end before them.
 func distribute(answer *Answer, joiners []*joiner) error {
-	if n := len(joiners[0].parts); len(answer.Parts) != n {
-		return fmt.Errorf("%d parts answered of %d", len(answer.Parts), n)
+	all := together(joiners)
+	if len(answer.Parts) != len(all) {
+		return fmt.Errorf("%d parts answered of %d", len(answer.Parts), len(all))
 	}
 	for _, j := range joiners {
-		j.answer = &Answer{Map: answer.Map, Parts: slices.Clone(answer.Parts)}
+		j.answer = &Answer{Map: answer.Map, Parts: make([]PartAnswer, 0, len(j.parts))}
 	}
-	for n := range answer.Parts {
-		results := answer.Parts[n].Results
-		for _, j := range joiners {
-			own := min(len(j.parts[n].commands), len(results))
-			j.answer.Parts[n].Results, results = results[:own:own], results[own:]
+	for n, p := range all { // by shard, as each joiner's parts are
+		a := answer.Parts[n]
+		results := a.Results
+		for _, own := range p.own {
+			most := min(len(own.commands), len(results))
+			a.Results, results = results[:most:most], results[most:]
+			own.answer.Parts = append(own.answer.Parts, a)
 		}
 		if len(results) > 0 {
-			return fmt.Errorf("shard %d gave %d results too many", answer.Parts[n].Shard, len(results))
+			return fmt.Errorf("shard %d gave %d results too many", p.shard, len(results))
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -273,6 +274,91 @@ func TestWhichWritesWait(t *testing.T) {
 	})
 }
 
+// keysOf returns a key of each of some shards.
+func (f *fakeCluster) keysOf(shards ...sharding.Shard) (keys []string) {
+	for _, s := range shards {
+		for i := 0; ; i++ {
+			if key := fmt.Sprint("key ", i); f.m.ShardOfKey(testBucket, key) == s {
+				keys = append(keys, key)
+				break
+			}
+		}
+	}
+	return keys
+}
+
+// Writes to most of the shards share requests though they leave out different ones; those
+// to fewer do not share theirs.
+func TestWritesToMostShardsShareRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(1, 8, 1)
+		u := f.joining(t)
+		resume := make(chan struct{})
+		f.enter = func(context.Context, sharding.NodeID) { <-resume }
+		var all sync.WaitGroup
+		for i, c := range []struct {
+			requests int // sent then
+			shards   []sharding.Shard
+		}{
+			{1, []sharding.Shard{1, 2, 3, 4, 5, 6, 7, 8}},
+			{1, []sharding.Shard{1, 2, 3, 4, 5, 6, 7, 8}},
+			{1, []sharding.Shard{2, 3, 4, 5, 6, 7, 8}},
+			{1, []sharding.Shard{1, 2, 3, 4, 5, 6}},
+			{2, []sharding.Shard{1, 2, 3, 4, 5}},
+			{3, []sharding.Shard{8}},
+		} {
+			all.Go(func() { must(t, u.SetMany(t.Context(), testBucket, pairsOf(f.keysOf(c.shards...), fmt.Sprint(i)))) })
+			synctest.Wait()
+			if n := len(f.seenBy("")) - 1; n != c.requests {
+				t.Errorf("after a write to shards %d: %d requests were sent, want %d", c.shards, n, c.requests)
+			}
+		}
+		close(resume)
+		all.Wait()
+		requests := f.seenBy("")
+		joint := requests[len(requests)-1].q
+		if n := callsIn(joint); len(requests) != 1+4 || n != 3 || len(joint.Parts) != 8 || len(commandsOf(joint)) != 8+7+6 {
+			t.Errorf("%d requests, the last one of %d calls in %d parts with %d commands, want 4, 3, 8 and 21", len(requests)-1, n, len(joint.Parts), len(commandsOf(joint)))
+		}
+		if len(f.problems) > 0 {
+			t.Error(f.problems)
+		}
+	})
+}
+
+// Those who shared a request that nobody answers ask again by themselves: it may be for a
+// shard that is only another's.
+func TestAJointRequestThatHangsIsNotSharedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(1, 8, 1)
+		u := f.joining(t)
+		f.enter = func(context.Context, sharding.NodeID) { time.Sleep(combineWait - time.Millisecond) } // longer than the pause before a second attempt
+		f.will("n1", served, hungBefore)
+		began := time.Now()
+		var all sync.WaitGroup
+		for n := range 4 {
+			shards := slices.DeleteFunc([]sharding.Shard{1, 2, 3, 4, 5, 6, 7, 8}, func(s sharding.Shard) bool { return s == sharding.Shard(n) })
+			all.Go(func() { must(t, u.SetMany(t.Context(), testBucket, pairsOf(f.keysOf(shards...), "1"))) })
+			synctest.Wait()
+		}
+		all.Wait()
+		requests := f.seenBy("")[1:]
+		var calls []int
+		for _, s := range requests {
+			calls = append(calls, callsIn(s.q))
+		}
+		if want := []int{1, 3, 1, 1, 1}; !slices.Equal(calls, want) {
+			t.Errorf("requests of %d calls, want %d", calls, want)
+		}
+		if took, most := time.Since(began), (writeAttempts+1)*u.reader.(*Coordinator).cfg.AttemptTimeout; took > most {
+			t.Errorf("took %v, want %v at most", took, most)
+		}
+		if len(f.problems) > 0 {
+			t.Error(f.problems)
+		}
+	})
+}
+
 // What waits has a bound in bytes.
 func TestFullRequestsGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -330,6 +416,23 @@ func TestResultsAreDistributed(t *testing.T) {
 		}
 		if fmt.Sprint(got) != want {
 			t.Errorf("joiner %d got %v, want %s", i, got, want)
+		}
+	}
+	few := append(joiners, &joiner{parts: []portion{{2, commands(2)}, {5, commands(1)}}}, &joiner{parts: []portion{{5, commands(1)}}})
+	wider := answer(results(1, 2, 3), results(4, 5, 6, 7, 8))
+	wider.Parts = append(wider.Parts, PartAnswer{Shard: 5, Results: results(9)})
+	must(t, distribute(wider, few))
+	for i, want := range []string{"[1: 1 2] [2: 4]", "[1: 3] [2: 5 6 7]", "[2: 8] [5: 9]", "[5:]"} {
+		var got []string
+		for _, p := range few[i].answer.Parts {
+			one := fmt.Sprintf("[%d:", p.Shard)
+			for _, r := range p.Results {
+				one += fmt.Sprint(" ", r.Value)
+			}
+			got = append(got, one+"]")
+		}
+		if got := strings.Join(got, " "); got != want {
+			t.Errorf("with other shards joiner %d got %s, want %s", i, got, want)
 		}
 	}
 	if err := distribute(answer(results(1, 2, 3, 4), nil), joiners); err == nil {

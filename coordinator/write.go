@@ -96,7 +96,7 @@ func (w *call) late() bool {
 // errLate is the cause of a call that was not settled in time.
 var errLate = fmt.Errorf("%w: the call began more than %v ago", kv.ErrUnavailable, retryWindow)
 
-// command is one log entry of a call.
+// command is what a shard applies as a unit: an entry of its log, or with others in one.
 type command struct {
 	bytes     []byte
 	positions []int // what becomes visible with it: nothing with a piece of a value
@@ -368,6 +368,10 @@ func (b *batch) splitWrite(t *table) []*exchange {
 		if p.sent = p.wanted(b.refused != nil); len(p.sent) > 0 {
 			group.add(b.target(t, p.shard), p)
 		}
+	}
+	wide := 4*len(w.parts) >= 3*len(t.byEpoch.Groups)
+	for _, x := range group.exchanges {
+		x.wide = wide
 	}
 	return group.exchanges
 }

@@ -131,9 +131,28 @@ func (d *Data) command(b *pebble.Batch, e *Entry) (Result, error) {
 		return Result{Err: d.lead(e)}, nil
 	case kv.KindDrop:
 		return d.drop(b, e)
+	case kv.KindBundle:
+		return d.bundle(b, e)
 	default:
 		return d.write(b, e)
 	}
+}
+
+// bundle applies commands that share an entry.
+func (d *Data) bundle(b *pebble.Batch, e *Entry) (r Result, err error) {
+	commands, err := kv.DecodeBundle(e.Command)
+	if err != nil {
+		return Result{Err: invalid(err)}, nil
+	}
+	r.Each = make([]Result, len(commands))
+	one := *e
+	for i, c := range commands {
+		one.Command = c
+		if r.Each[i], err = d.write(b, &one); err != nil {
+			return Result{}, err
+		}
+	}
+	return r, nil
 }
 
 // lead starts a leader's term. The first one fixes the slots of the shard; the

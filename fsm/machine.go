@@ -52,6 +52,8 @@ type Result struct {
 	// complement), the new version of a swap or, with kv.ErrConflict, the one the
 	// key has.
 	Value uint64
+	// Each, of a bundle without an Err, is what became of each of its commands, in order.
+	Each []Result
 }
 
 // commitBytes is how large a batch may be before Apply commits it and goes on

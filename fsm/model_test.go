@@ -43,12 +43,25 @@ func (r *replica) draw(t *rapid.T) {
 	if rapid.Bool().Draw(t, "tells a time") {
 		e.Time = max(now.time, 1) + rapid.SampledFrom(steps).Draw(t, "passed") - 1
 	}
-	if len(r.log) > 0 && rapid.IntRange(0, 4).Draw(t, "again") == 0 {
+	switch how := rapid.IntRange(0, 9).Draw(t, "how"); {
+	case how < 2 && len(r.log) > 0:
 		e.Command = rapid.SampledFrom(r.log).Draw(t, "sent again").Command
-	} else {
+	case how < 5:
+		e.Command = r.drawBundle(t, now)
+	default:
 		e.Command = r.drawCommand(t, now)
 	}
 	r.log = append(r.log, e)
+}
+
+func (r *replica) drawBundle(t *rapid.T, now expected) []byte {
+	var commands [][]byte
+	for range rapid.IntRange(1, 6).Draw(t, "commands") {
+		if c := r.drawCommand(t, now); kv.Bundles(c) {
+			commands = append(commands, c)
+		}
+	}
+	return kv.AppendBundle(nil, commands)
 }
 
 func (r *replica) drawCommand(t *rapid.T, now expected) []byte {

@@ -38,14 +38,17 @@ type refCall struct {
 	aside   string
 }
 
-// refResult is the class of a result's error, and its value.
+// refResult is the class of a result's error, and its value; of a bundle those of each
+// command.
 type refResult struct {
 	class error
 	value uint64
+	each  []refResult
 }
 
 func (want refResult) is(got Result) bool {
-	return got.Value == want.value && errors.Is(got.Err, want.class) && (want.class != nil || got.Err == nil)
+	return got.Value == want.value && errors.Is(got.Err, want.class) && (want.class != nil || got.Err == nil) &&
+		slices.EqualFunc(want.each, got.Each, refResult.is)
 }
 
 func pairName(bucket uint64, key string) string { return fmt.Sprintf("%d/%s", bucket, key) }
@@ -102,8 +105,23 @@ func (e *expected) apply(owned sharding.Range, entry Entry) refResult {
 			}
 		}
 		return refResult{}
+	case kind == kv.KindBundle:
+		commands, err := kv.DecodeBundle(entry.Command)
+		if err != nil {
+			return refResult{class: kv.ErrInvalid}
+		}
+		var r refResult
+		for _, c := range commands {
+			r.each = append(r.each, e.write(owned, entry.Index, c))
+		}
+		return r
 	}
-	w, err := kv.DecodeWrite(entry.Command)
+	return e.write(owned, entry.Index, entry.Command)
+}
+
+// write applies a client's command.
+func (e *expected) write(owned sharding.Range, index uint64, command []byte) refResult {
+	w, err := kv.DecodeWrite(command)
 	if err != nil {
 		return refResult{class: kv.ErrInvalid}
 	}
@@ -115,13 +133,13 @@ func (e *expected) apply(owned sharding.Range, entry Entry) refResult {
 	}
 	switch {
 	case w.Err() != nil:
-		return e.inSession(entry.Index, &w, nil, kv.ErrInvalid)
+		return e.inSession(index, &w, nil, kv.ErrInvalid)
 	case foreign:
 		return refResult{class: ErrNotOwner}
 	case e.dropped[w.Bucket]:
-		return e.inSession(entry.Index, &w, nil, kv.ErrNoSuchStore)
+		return e.inSession(index, &w, nil, kv.ErrNoSuchStore)
 	default:
-		return e.inSession(entry.Index, &w, pairs, nil)
+		return e.inSession(index, &w, pairs, nil)
 	}
 }
 
@@ -211,7 +229,7 @@ func (e *expected) increment(index uint64, name string, delta int64) refResult {
 
 func (e *expected) swap(index uint64, name string, version uint64, value string) refResult {
 	if at := e.pairs[name].version; at != version {
-		return refResult{kv.ErrConflict, at}
+		return refResult{class: kv.ErrConflict, value: at}
 	}
 	e.pairs[name] = refPair{value, index}
 	return refResult{value: index}

@@ -32,6 +32,8 @@ const (
 	KindLast Kind = 7
 	// KindDrop removes a bucket from the shard and refuses it from then on.
 	KindDrop Kind = 8
+	// KindBundle is several sets and deletes, applied one after the other.
+	KindBundle Kind = 9
 )
 
 // The kinds of shard 0, the catalogue. Their bodies are package fsm's.
@@ -65,6 +67,7 @@ const (
 //	last       origin · bucket u64 · offset u64 · swaps u8 · version u64 · key string · bytes string
 //	lead       first slot u16 · last slot u16
 //	drop       bucket u64
+//	bundle     count varint · count × command string, each a set or a delete
 //	origin     client u64 · seq u64 · acked u64 · entry u32
 //
 // where a string is a varint length and the bytes, and integers are big endian.
@@ -176,6 +179,49 @@ func AppendLead(dst []byte, first, last uint16) []byte {
 	dst = AppendHeader(dst, KindLead)
 	dst = binary.BigEndian.AppendUint16(dst, first)
 	return binary.BigEndian.AppendUint16(dst, last)
+}
+
+// Bundles says whether a command may stand in a bundle: it is a set or a delete,
+// which reads nothing that a command before it in the same entry may have written.
+func Bundles(command []byte) bool {
+	kind := KindOf(command)
+	return kind == KindSet || kind == KindDelete
+}
+
+// BundleBytes is the most that a bundle of so many commands, of so many bytes in all,
+// may take.
+func BundleBytes(commands, bytes int) int {
+	return len(AppendHeader(nil, KindBundle)) + (1+commands)*binary.MaxVarintLen32 + bytes
+}
+
+// AppendBundle appends a bundle of commands for which Bundles is true. Each has its
+// result for itself, but all of them share an entry of the log, and so a version.
+func AppendBundle(dst []byte, commands [][]byte) []byte {
+	dst = binary.AppendUvarint(AppendHeader(dst, KindBundle), uint64(len(commands)))
+	for _, c := range commands {
+		dst = AppendBytes(dst, c)
+	}
+	return dst
+}
+
+// DecodeBundle returns the commands of a bundle, which alias it and of which only the
+// kind is checked.
+func DecodeBundle(bundle []byte) ([][]byte, error) {
+	kind, d, err := Header(bundle)
+	if err != nil {
+		return nil, err
+	}
+	if kind != KindBundle {
+		return nil, fmt.Errorf("%w: command kind %d, want a bundle", ErrMalformed, kind)
+	}
+	commands := make([][]byte, d.Count(1+2))
+	for i := range commands {
+		commands[i] = d.Bytes()
+		if d.Err() == nil && !Bundles(commands[i]) {
+			d.Fail("command %d of %d of a bundle is of kind %d, want a set or a delete", i, len(commands), KindOf(commands[i]))
+		}
+	}
+	return commands, d.Finish()
 }
 
 // Write is a decoded command of a client: what package fsm applies and what a

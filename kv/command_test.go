@@ -88,6 +88,11 @@ var commands = []struct {
 	},
 	{"lead", "02 03 0aab 1fff", kv.AppendLead(nil, 0x0aab, 0x1fff), kv.KindLead, ""},
 	{"drop", "02 08 0102030405060708", kv.AppendDrop(nil, bucket), kv.KindDrop, ""},
+	{
+		"bundle of a set and a delete", "02 09 02  29 02 01 " + originBytes + "01 00 00" + "  28 02 02 " + originBytes + "01 00",
+		kv.AppendBundle(nil, [][]byte{kv.AppendSet(nil, origin, bucket, []kv.Pair{{}}), kv.AppendDelete(nil, origin, bucket, []string{""})}),
+		kv.KindBundle, "",
+	},
 	{"init", "02 10", kv.AppendHeader(nil, kv.KindInit), kv.KindInit, ""},
 	{"create bucket", "02 11", kv.AppendHeader(nil, kv.KindCreateBucket), kv.KindCreateBucket, ""},
 	{"node address", "02 12", kv.AppendHeader(nil, kv.KindNodeAddr), kv.KindNodeAddr, ""},
@@ -164,8 +169,8 @@ func TestCommandsHaveGoldenBytes(t *testing.T) {
 			}
 		})
 	}
-	if len(kinds) != 8+13 {
-		t.Errorf("%d kinds have golden bytes, want all of 8 and 13", len(kinds))
+	if len(kinds) != 9+13 {
+		t.Errorf("%d kinds have golden bytes, want all of 9 and 13", len(kinds))
 	}
 }
 
@@ -180,6 +185,45 @@ func TestLeadNamesItsSlots(t *testing.T) {
 	}
 }
 
+func TestBundlesAreReadBack(t *testing.T) {
+	for n := range 4 {
+		var commands [][]byte
+		size := 0
+		for i := range n {
+			commands = append(commands, kv.AppendSet(nil, origin, bucket, []kv.Pair{{Key: fmt.Sprint(i)}}))
+			size += len(commands[i])
+		}
+		made := kv.AppendBundle(nil, commands)
+		got, err := kv.DecodeBundle(made)
+		if err != nil || !slices.EqualFunc(got, commands, bytes.Equal) || len(made) > kv.BundleBytes(n, size) {
+			t.Errorf("a bundle of %d commands: %x, %v, in %d bytes, want %x in at most %d", n, got, err, len(made), commands, kv.BundleBytes(n, size))
+		}
+	}
+}
+
+func TestBundlesAreRefused(t *testing.T) {
+	const set, del = "28 02 01 " + originBytes + "01 00 ", "27 02 02 " + originBytes + "00 "
+	for _, c := range []struct{ name, bytes, want string }{
+		{"nothing", "", "malformed at byte 0 of 0: u8 needs 1 bytes, 0 are left"},
+		{"another kind", "02 01", "malformed: command kind 1, want a bundle"},
+		{"no count", "02 09", "malformed at byte 2 of 2: a varint does not end or overflows"},
+		{"more commands than fit", "02 09 ffffffffffffffffff01 02 02 01", "malformed at byte 12 of 15: 18446744073709551615 items of at least 3 bytes, 3 bytes are left"},
+		{"one command too few", "02 09 02 " + del, "malformed at byte 43 of 43: a varint does not end or overflows"},
+		{"bytes left over", "02 09 01 " + del + "00", "malformed at byte 43 of 44: 1 bytes are left over"},
+		{"a bundle", "02 09 01 03 02 09 00", "malformed at byte 7 of 7: command 0 of 1 of a bundle is of kind 9, want a set or a delete"},
+		{"an increment", "02 09 02 " + del + "03 02 04 00", "malformed at byte 47 of 47: command 1 of 2 of a bundle is of kind 4, want a set or a delete"},
+		{"a command of another version", "02 09 01 03 01 01 00", "malformed at byte 7 of 7: command 0 of 1 of a bundle is of kind 0, want a set or a delete"},
+		{"an empty command", "02 09 01 00 0000", "malformed at byte 4 of 6: command 0 of 1 of a bundle is of kind 0, want a set or a delete"},
+	} {
+		if got, err := kv.DecodeBundle(golden(t, c.bytes)); !errors.Is(err, kv.ErrMalformed) || err.Error() != c.want {
+			t.Errorf("%s: got %x, %v, want %q", c.name, got, err, c.want)
+		}
+	}
+	if got, err := kv.DecodeBundle(golden(t, "02 09 01 "+set)); err != nil || len(got) != 1 {
+		t.Errorf("a set that ends badly: got %x, %v, want it unread", got, err)
+	}
+}
+
 func TestCommandsAreRefused(t *testing.T) {
 	for _, c := range []struct{ name, bytes, want string }{
 		{"nothing", "", "malformed at byte 0 of 0: u8 needs 1 bytes, 0 are left"},
@@ -188,6 +232,7 @@ func TestCommandsAreRefused(t *testing.T) {
 		{"an earlier version", "01 01 00", "malformed: command version 1, want 2"},
 		{"a later version", "03 01 00", "malformed: command version 3, want 2"},
 		{"kind 0", "02 00", "malformed: command kind 0, want a client's write"},
+		{"a bundle", "02 09 00", "malformed: command kind 9, want a client's write"},
 		{"an unknown kind", "02 ff", "malformed: command kind 255, want a client's write"},
 		{"no origin", "02 04", "malformed at byte 2 of 2: u64 needs 8 bytes, 0 are left"},
 		{"an origin cut short", "02 01 0000000000000011 0000000000000022 0000000000000021 0000", "malformed at byte 26 of 28: u32 needs 4 bytes, 2 are left"},
@@ -455,6 +500,31 @@ func again(w *kv.Write, pairs []kv.Pair) []byte {
 	default:
 		return kv.AppendLast(nil, w.Origin, w.Bucket, w.Offset, w.Swaps, w.Version, pairs[0])
 	}
+}
+
+// FuzzBundle: what is read from a bundle makes, appended again, one that is no longer
+// and reads alike.
+func FuzzBundle(f *testing.F) {
+	for _, c := range commands {
+		f.Add(golden(f, c.bytes))
+		f.Add(kv.AppendBundle(nil, [][]byte{golden(f, c.bytes), golden(f, c.bytes)}))
+	}
+	f.Fuzz(func(t *testing.T, bundle []byte) {
+		commands, err := kv.DecodeBundle(bundle)
+		if err != nil {
+			return
+		}
+		again := kv.AppendBundle(nil, commands)
+		twice, err := kv.DecodeBundle(again)
+		if err != nil || len(again) > len(bundle) || !slices.EqualFunc(twice, commands, bytes.Equal) {
+			t.Fatalf("%x, appended again %x, reads as %x, %v, want %x", bundle, again, twice, err, commands)
+		}
+		for _, c := range commands {
+			if !kv.Bundles(c) {
+				t.Fatalf("%x is in a bundle", c)
+			}
+		}
+	})
 }
 
 // FuzzCommand feeds any bytes to what reads the log and the wire: no panic, the

@@ -49,7 +49,9 @@ by shard:
 A line has shard, generation, index, term, kind (set, delete, increment, …, or
 raft:… for what is raft's own), the bytes of the command, committed, and what the
 command says: its origin (client, call, entry), the bucket's number and the keys,
-with the length of each value, its xxhash64 and its first 16 bytes in hex.
+with the length of each value, its xxhash64 and its first 16 bytes in hex. Writes
+that were proposed together share an entry, and so an index: each has its line, with
+command and commands, which of how many it is.
 
 An entry is known to be committed if the state machine had applied it when the
 node was last flushed to disk: only such are printed unless --all is given. The
