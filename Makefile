@@ -68,12 +68,12 @@ test-crash: ## kill a process at every named step of log, votes, snapshots and i
 
 .PHONY: jepsen
 jepsen: ## break a cluster for 10 minutes in all ways there are, and judge what clients saw (root, TUN, FUSE)
-	go run ./cmd/jepsen run
+	go run -tags crashpoints ./cmd/jepsen run
 
 .PHONY: jepsen-smoke
 jepsen-smoke: ## the same for a minute and a half, with fewer kinds of faults
 	@if [[ -n "$${MANYKV_CI_NO_JEPSEN:-}" ]]; then echo "left out: MANYKV_CI_NO_JEPSEN is set"; exit; fi; \
-	go run ./cmd/jepsen run --time 90s --seed $(SEED) --no-clock --at-once 2 --tasks registers,adds,counters \
+	go run -tags crashpoints ./cmd/jepsen run --time 90s --seed $(SEED) --no-clock --at-once 2 --tasks registers,adds,counters \
 		--first 'power cut: all nodes' --dir "$$(mktemp -d)/smoke" \
 		--faults 'partition: halves,partition: a leader alone,kill a leader,kill all nodes,pause two leaders,power cut: all nodes,power cut: a node'
 
@@ -81,11 +81,11 @@ jepsen-smoke: ## the same for a minute and a half, with fewer kinds of faults
 HOURS ?= 8
 SEED  ?= 1
 jepsen-nightly: ## runs of all sorts for HOURS (8), the first with SEED (1)
-	go run ./cmd/jepsen nightly --hours $(HOURS) --seed $(SEED)
+	go run -tags crashpoints ./cmd/jepsen nightly --hours $(HOURS) --seed $(SEED)
 
 .PHONY: jepsen-mutants
 jepsen-mutants: ## put defects in on purpose and see that the runs notice them (half an hour)
-	go run ./cmd/jepsen mutants
+	go run -tags crashpoints ./cmd/jepsen mutants
 
 .PHONY: sim
 sim: ## thousands of seeds in simulated time, networks and disks: batches, sessions, reads, the log (a minute)

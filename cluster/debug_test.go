@@ -114,7 +114,11 @@ func FuzzDumpEntry(f *testing.F) {
 		f.Add(g.entry.Data, g.entry.Extensions, uint8(g.entry.Type))
 	}
 	f.Fuzz(func(t *testing.T, data, extensions []byte, kind uint8) {
-		for _, line := range newLogLines(&raft.Log{Index: 1, Data: data, Extensions: extensions, Type: raft.LogType(kind)}, true) {
+		lines := newLogLines(&raft.Log{Index: 1, Data: data, Extensions: extensions, Type: raft.LogType(kind)}, true)
+		if len(lines) == 0 {
+			t.Fatal("got no line")
+		}
+		for _, line := range lines {
 			b, err := json.Marshal(line)
 			if err != nil || line.Kind == "" || !json.Valid(b) {
 				t.Fatalf("got %s, %v, want a line that says what it is", b, err)

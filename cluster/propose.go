@@ -15,14 +15,9 @@ import (
 	"github.com/manykv/manykv/mutant"
 )
 
-const (
-	// enqueueTimeout is how long a proposal waits for raft's queue before it is
-	// refused as not applied.
-	enqueueTimeout = time.Second
-
-	// bundleCommands is the most commands in one entry.
-	bundleCommands = 1024
-)
+// enqueueTimeout is how long a proposal waits for raft's queue before it is
+// refused as not applied.
+const enqueueTimeout = time.Second
 
 // proposal is a list of commands given to raft.
 type proposal struct {
@@ -85,17 +80,17 @@ func (r *replica) propose(ctx context.Context, commands [][]byte) (proposal, err
 func bundled(commands [][]byte) []entry {
 	entries := make([]entry, 0, 1)
 	for len(commands) > 0 {
-		n, size := 0, 0
-		for n < min(len(commands), bundleCommands) && kv.Bundles(commands[n]) && kv.BundleBytes(n+1, size+len(commands[n])) <= kv.MaxCommandBytes {
+		first, n, size := commands[0], 1, len(commands[0])
+		for n < len(commands) && kv.BundlesWith(first, commands[n]) && kv.BundleBytes(n+1, size+len(commands[n])) <= kv.MaxCommandBytes {
 			size += len(commands[n])
 			n++
 		}
-		e := entry{data: commands[0], commands: 1}
+		e := entry{data: first, commands: n}
 		if n > 1 {
-			e = entry{data: kv.AppendBundle(make([]byte, 0, kv.BundleBytes(n, size)), commands[:n]), commands: n}
+			e.data = kv.AppendBundle(make([]byte, 0, kv.BundleBytes(n, size)), commands[:n])
 		}
 		entries = append(entries, e)
-		commands = commands[e.commands:]
+		commands = commands[n:]
 	}
 	return entries
 }

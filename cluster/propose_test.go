@@ -52,6 +52,7 @@ func TestCommandsShareEntries(t *testing.T) {
 		return kv.AppendSet(nil, kv.Origin{}, 1, []kv.Pair{{Key: "k", Value: make([]byte, bytes)}})
 	}
 	del := kv.AppendDelete(nil, kv.Origin{}, 1, []string{"k"})
+	other := kv.AppendDelete(nil, kv.Origin{Client: 7, Seq: 1}, 1, []string{"k"})
 	incr := kv.AppendIncrement(nil, kv.Origin{}, 1, "k", 1)
 	swap := kv.AppendSwap(nil, kv.Origin{}, 1, 1, kv.Pair{Key: "k"})
 	small, half, whole := set(1), set(kv.MaxCommandBytes/2-100), set(kv.MaxCommandBytes-100)
@@ -64,8 +65,8 @@ func TestCommandsShareEntries(t *testing.T) {
 		{"one", [][]byte{small}, []int{1}},
 		{"several", [][]byte{small, del, small}, []int{3}},
 		{"what reads, between", [][]byte{small, small, incr, del, del, swap, swap, small}, []int{2, 1, 2, 1, 1, 1}},
+		{"two clients", [][]byte{small, del, other, other, del}, []int{2, 2, 1}},
 		{"as large as may be", [][]byte{half, half, half, whole, whole, small, small}, []int{2, 1, 1, 1, 2}},
-		{"many", slices.Repeat([][]byte{del}, 2*bundleCommands+1), []int{bundleCommands, bundleCommands, 1}},
 	} {
 		var got []int
 		var back [][]byte

@@ -26,7 +26,7 @@ import (
 // Writes to different sets of shards share no request: a shard that has no leader would
 // hold up the others. Only those that go to most of the shards do, whichever few they leave
 // out: with many shards hardly two of them have the same set, and hardly one would miss
-// the shard that has no leader.
+// the shard that has no leader. What is asked again, for whatever reason, goes by itself.
 
 const (
 	// combineBytes waiting go at once.
@@ -80,9 +80,6 @@ type joiner struct {
 	err      error
 }
 
-// shared says whether the request went with others.
-func (j *joiner) shared() bool { return j.joined != nil && len(j.joined.joiners) > 1 }
-
 // joint is a request of several writes.
 type joint struct {
 	joiners []*joiner
@@ -106,7 +103,7 @@ func (b *batch) sendWrite(ctx context.Context, x *exchange, place trace.SpanCont
 	}
 	deadline, _ := ctx.Deadline() // exchange has set one
 	// What is traced goes by itself, to be seen as it is.
-	if b.alone || place.IsSampled() || size > aloneBytes || time.Until(deadline) < leastLeft || x.node == b.c.cfg.Self {
+	if b.rounds > 1 || place.IsSampled() || size > aloneBytes || time.Until(deadline) < leastLeft || x.node == b.c.cfg.Self {
 		return b.sendAlone(ctx, x, place)
 	}
 	m := &b.c.combine
@@ -120,8 +117,9 @@ func (b *batch) sendWrite(ctx context.Context, x *exchange, place trace.SpanCont
 	var answer *Answer
 	var err error
 	if j != nil {
-		answer, err = m.await(ctx, key, j)
-		x.excused = j.shared() && (err != nil && ctx.Err() != nil || err == nil && excuse(answer))
+		if answer, err = m.await(ctx, key, j); err == nil && len(j.joined.joiners) > 1 {
+			excuse(answer)
+		}
 	} else {
 		answer, err = b.sendAlone(ctx, x, place)
 		m.arrived(key, at.gen)
@@ -131,15 +129,14 @@ func (b *batch) sendWrite(ctx context.Context, x *exchange, place trace.SpanCont
 }
 
 // excuse makes of parts that were refused for good, maybe for a command of somebody
-// else's, some that are to be asked for again, and says whether there were any.
-func excuse(a *Answer) (excused bool) {
+// else's, some that are to be asked for again.
+func excuse(a *Answer) {
 	for n := range a.Parts {
 		p := &a.Parts[n]
 		if p.Status == StatusRefused && !mayPass(p.Code) {
-			p.Code, excused = kv.CodeUnavailable, true
+			p.Code = kv.CodeUnavailable
 		}
 	}
-	return excused
 }
 
 // decided says that all commands have become entries of the log and were applied or
@@ -264,10 +261,10 @@ func (m *combiner) depart(key flowKey, f *flow) {
 	f.waiting, f.bytes = nil, 0
 	f.underWay++
 	f.current++
-	var deadline time.Time // the last one: who has less time leaves before
+	deadline := t.joiners[0].deadline // the first of all: nobody's time shall end before the node answers what it can
 	for _, j := range t.joiners {
 		j.joined = t
-		if j.deadline.After(deadline) {
+		if j.deadline.Before(deadline) {
 			deadline = j.deadline
 		}
 	}
@@ -279,11 +276,11 @@ func (m *combiner) depart(key flowKey, f *flow) {
 // sendJoint sends a joint request. It ends with the last of its callers.
 func (m *combiner) sendJoint(ctx context.Context, key flowKey, gen int, t *joint) {
 	defer t.leave()
-	request := appendTrace(combined(key, t.joiners), t.joiners[0].place)
-	answer, err := m.ask(ctx, key.node, request)
+	parts := together(t.joiners)
+	answer, err := m.ask(ctx, key.node, appendTrace(combined(key, parts), t.joiners[0].place))
 	m.arrived(key, gen)
 	if err == nil {
-		err = distribute(answer, t.joiners)
+		err = distribute(answer, parts)
 	}
 	for _, j := range t.joiners {
 		j.err = err
@@ -308,18 +305,44 @@ func (m *combiner) arrived(key flowKey, gen int) {
 	}
 }
 
-// combined is the request of several writes, the commands of each shard in one part.
-func combined(key flowKey, joiners []*joiner) []byte {
-	size := 64
+// jointPart is what a joint request has for one shard.
+type jointPart struct {
+	shard sharding.Shard
+	own   []ownPart // of those who have something for it, in their order
+	size  int       // of all commands on the wire, at most
+}
+
+type ownPart struct {
+	*joiner
+	commands []*command
+}
+
+// together returns the parts of a joint request, by shard.
+func together(joiners []*joiner) (all []jointPart) {
 	for _, j := range joiners {
-		size += j.size
 		for _, p := range j.parts {
-			size += len(p.commands) * binary.MaxVarintLen32
+			n, found := slices.BinarySearchFunc(all, p.shard, func(have jointPart, s sharding.Shard) int { return cmp.Compare(have.shard, s) })
+			if !found {
+				all = slices.Insert(all, n, jointPart{shard: p.shard})
+			}
+			all[n].own = append(all[n].own, ownPart{j, p.commands})
+			for _, c := range p.commands {
+				all[n].size += binary.MaxVarintLen32 + len(c.bytes)
+			}
 		}
 	}
-	all := together(joiners)
-	req := appendRequestHeader(make([]byte, 0, size), key.epoch, key.op, false, key.bucket, len(all))
-	for _, p := range all {
+	return all
+}
+
+// combined is the request of several writes, the commands of each shard in one part.
+func combined(key flowKey, parts []jointPart) []byte {
+	const head = 64 // is more than the request's, and a part's
+	size := head
+	for _, p := range parts {
+		size += head + p.size
+	}
+	req := appendRequestHeader(make([]byte, 0, size), key.epoch, key.op, false, key.bucket, len(parts))
+	for _, p := range parts {
 		commands := 0
 		for _, own := range p.own {
 			commands += len(own.commands)
@@ -332,47 +355,21 @@ func combined(key flowKey, joiners []*joiner) []byte {
 	return req
 }
 
-// jointPart is what a joint request has for one shard.
-type jointPart struct {
-	shard sharding.Shard
-	own   []ownPart // of those who have something for it, in their order
-}
-
-type ownPart struct {
-	*joiner
-	portion
-}
-
-// together returns the parts of a joint request, by shard.
-func together(joiners []*joiner) (all []jointPart) {
-	for _, j := range joiners {
-		for _, p := range j.parts {
-			n, found := slices.BinarySearchFunc(all, p.shard, func(have jointPart, s sharding.Shard) int { return cmp.Compare(have.shard, s) })
-			if !found {
-				all = slices.Insert(all, n, jointPart{shard: p.shard})
-			}
-			all[n].own = append(all[n].own, ownPart{j, p})
-		}
-	}
-	return all
-}
-
-// distribute gives each joiner its part of the answer: the results stand in the
+// distribute gives each joiner its parts of the answer: the results stand in the
 // commands' order, and may end before them.
-func distribute(answer *Answer, joiners []*joiner) error {
-	all := together(joiners)
-	if len(answer.Parts) != len(all) {
-		return fmt.Errorf("%d parts answered of %d", len(answer.Parts), len(all))
+func distribute(answer *Answer, parts []jointPart) error {
+	if len(answer.Parts) != len(parts) {
+		return fmt.Errorf("%d parts answered of %d", len(answer.Parts), len(parts))
 	}
-	for _, j := range joiners {
-		j.answer = &Answer{Map: answer.Map, Parts: make([]PartAnswer, 0, len(j.parts))}
-	}
-	for n, p := range all { // by shard, as each joiner's parts are
+	for n, p := range parts { // by shard, as each joiner's own are
 		a := answer.Parts[n]
 		results := a.Results
 		for _, own := range p.own {
 			most := min(len(own.commands), len(results))
 			a.Results, results = results[:most:most], results[most:]
+			if own.answer == nil {
+				own.answer = &Answer{Map: answer.Map, Parts: make([]PartAnswer, 0, len(own.parts))}
+			}
 			own.answer.Parts = append(own.answer.Parts, a)
 		}
 		if len(results) > 0 {

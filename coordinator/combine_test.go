@@ -359,6 +359,36 @@ func TestAJointRequestThatHangsIsNotSharedAgain(t *testing.T) {
 	})
 }
 
+// A joint request ends with the first of its callers, so that a node which cannot do all of
+// it says in time what it has done.
+func TestAJointRequestHasTheTimeOfTheFirstCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(1, 1, 1)
+		u := f.joining(t)
+		resume := make(chan struct{})
+		var left []time.Duration
+		f.enter = func(ctx context.Context, _ sharding.NodeID) {
+			deadline, _ := ctx.Deadline()
+			left = append(left, time.Until(deadline))
+			<-resume
+		}
+		var all sync.WaitGroup
+		for i, timeout := range []time.Duration{3 * time.Second, 3500 * time.Millisecond, 2 * time.Second, 3 * time.Second} {
+			all.Go(func() {
+				ctx, done := context.WithTimeout(t.Context(), timeout)
+				defer done()
+				must(t, u.SetMany(ctx, testBucket, pairsOf([]string{fmt.Sprint(i)}, "1")))
+			})
+			synctest.Wait()
+		}
+		close(resume)
+		all.Wait()
+		if want := []time.Duration{3 * time.Second, 2 * time.Second}; !slices.Equal(left, want) {
+			t.Errorf("requests had %v, want %v", left, want)
+		}
+	})
+}
+
 // What waits has a bound in bytes.
 func TestFullRequestsGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -384,7 +414,7 @@ func TestFullRequestsGo(t *testing.T) {
 
 // Each of those that share a request hears of its own commands.
 func TestResultsAreDistributed(t *testing.T) {
-	commands := func(n int) []*command { return make([]*command, n) }
+	commands := func(n int) []*command { return slices.Repeat([]*command{{}}, n) }
 	joiners := []*joiner{
 		{parts: []portion{{1, commands(2)}, {2, commands(1)}}},
 		{parts: []portion{{1, commands(1)}, {2, commands(3)}}},
@@ -401,7 +431,7 @@ func TestResultsAreDistributed(t *testing.T) {
 			{Shard: 2, Status: StatusRefused, Code: kv.CodeBusy, Results: second},
 		}}
 	}
-	must(t, distribute(answer(results(1, 2, 3), results(4, 5)), joiners))
+	must(t, distribute(answer(results(1, 2, 3), results(4, 5)), together(joiners)))
 	for i, want := range []string{"[[1 2] [4]]", "[[3] [5]]"} {
 		var got [][]uint64
 		for n, p := range joiners[i].answer.Parts {
@@ -418,10 +448,13 @@ func TestResultsAreDistributed(t *testing.T) {
 			t.Errorf("joiner %d got %v, want %s", i, got, want)
 		}
 	}
+	for _, j := range joiners {
+		j.answer = nil
+	}
 	few := append(joiners, &joiner{parts: []portion{{2, commands(2)}, {5, commands(1)}}}, &joiner{parts: []portion{{5, commands(1)}}})
 	wider := answer(results(1, 2, 3), results(4, 5, 6, 7, 8))
 	wider.Parts = append(wider.Parts, PartAnswer{Shard: 5, Results: results(9)})
-	must(t, distribute(wider, few))
+	must(t, distribute(wider, together(few)))
 	for i, want := range []string{"[1: 1 2] [2: 4]", "[1: 3] [2: 5 6 7]", "[2: 8] [5: 9]", "[5:]"} {
 		var got []string
 		for _, p := range few[i].answer.Parts {
@@ -435,10 +468,10 @@ func TestResultsAreDistributed(t *testing.T) {
 			t.Errorf("with other shards joiner %d got %s, want %s", i, got, want)
 		}
 	}
-	if err := distribute(answer(results(1, 2, 3, 4), nil), joiners); err == nil {
+	if err := distribute(answer(results(1, 2, 3, 4), nil), together(joiners)); err == nil {
 		t.Error("four results to three commands were taken")
 	}
-	if err := distribute(&Answer{}, joiners); err == nil {
+	if err := distribute(&Answer{}, together(joiners)); err == nil {
 		t.Error("an answer without parts was taken")
 	}
 }

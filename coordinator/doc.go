@@ -11,8 +11,8 @@
 // A shard may forget a number once no copy of it will be asked for again; what
 // may still be on its way then is refused there.
 //
-// It refuses to make a batch atomic: parts of different shards, and the log
-// entries of one part, are separate units. It refuses to take a write to another
+// It refuses to make a batch atomic: parts of different shards, and the
+// commands of one part, are separate units. It refuses to take a write to another
 // shard than the one it was begun in.
 //
 // A batch belongs to the goroutine that called; the goroutines that carry its

@@ -364,12 +364,14 @@ func (b *batch) splitWrite(t *table) []*exchange {
 		w.cut(t.byEpoch, b.c.cfg.Limits)
 	}
 	var group grouping
+	sent := 0
 	for _, p := range w.parts {
 		if p.sent = p.wanted(b.refused != nil); len(p.sent) > 0 {
 			group.add(b.target(t, p.shard), p)
+			sent++
 		}
 	}
-	wide := 4*len(w.parts) >= 3*len(t.byEpoch.Groups)
+	wide := 4*sent >= 3*len(t.byEpoch.Groups)
 	for _, x := range group.exchanges {
 		x.wide = wide
 	}

@@ -25,9 +25,9 @@ func TestCommandsOfABundle(t *testing.T) {
 		setBy(by(7, 1, 0), "a", "1"),
 		kv.AppendSet(nil, by(7, 2, 0), 2, []kv.Pair{{Key: "a", Value: []byte("2")}}),
 		setBy(by(7, 3, 1), "b", "3"),
-		setBy(by(8, 1, 0), "a", "4"),
-		append(setBy(by(8, 2, 0), "b", "5"), 0),
-		kv.AppendDelete(nil, by(8, 3, 0), 1, []string{"gone"}),
+		setBy(by(7, 4, 0), "a", "4"),
+		append(setBy(by(7, 5, 0), "b", "5"), 0),
+		kv.AppendDelete(nil, by(7, 6, 0), 1, []string{"gone"}),
 		setBy(by(7, 1, 0), "a", "1"), // again
 	}
 	want := []error{nil, kv.ErrNoSuchStore, ErrOutOfOrder, nil, kv.ErrInvalid, nil, nil}
@@ -67,6 +67,8 @@ func TestMalformedBundles(t *testing.T) {
 		"bytes left over": append(slices.Clone(whole), 0),
 		"an increment":    kv.AppendBundle(nil, [][]byte{good, kv.AppendIncrement(nil, by(7, 2, 0), 1, "a", 1)}),
 		"a drop":          kv.AppendBundle(nil, [][]byte{good, kv.AppendDrop(nil, 1)}),
+		"two clients":     kv.AppendBundle(nil, [][]byte{good, setBy(by(8, 1, 0), "a", "1")}),
+		"no commands":     kv.AppendBundle(nil, nil),
 		"a bundle":        kv.AppendBundle(nil, [][]byte{good, whole}),
 	} {
 		if r := run1(t, d, command); !errors.Is(r.Err, kv.ErrInvalid) || r.Each != nil {
@@ -75,31 +77,5 @@ func TestMalformedBundles(t *testing.T) {
 	}
 	if got := look(t, d, 1, "a"); got[0] != "-" || len(d.sessions.of) != 0 {
 		t.Errorf("applied %q, with %d sessions", got, len(d.sessions.of))
-	}
-	if r := run1(t, d, kv.AppendBundle(nil, nil)); r.Err != nil || len(r.Each) != 0 {
-		t.Errorf("none: %+v, want no results", r)
-	}
-}
-
-// Sessions that a bundle has touched at once are forgotten in the same order by a machine
-// that has run on and by one that has read them from its rows.
-func TestSessionsOfABundleHaveOneOrder(t *testing.T) {
-	s := openMem(t)
-	d := leading(t, s, 1)
-	run1(t, d, setBy(by(4, 1, 0), "a", "1"))
-	clients := []uint64{9, 3, 5, 4, 3, 1}
-	var commands [][]byte
-	for i, c := range clients {
-		commands = append(commands, setBy(by(c, uint64(2+i), 0), "a", "1"))
-	}
-	run1(t, d, kv.AppendBundle(nil, commands))
-	run1(t, d, setBy(by(2, 1, 0), "a", "1"))
-	checkSessions(t, d)
-	var got []uint64
-	for el := d.sessions.order.Front(); el != nil; el = el.Next() {
-		got = append(got, el.Value.(*session).client)
-	}
-	if want := []uint64{1, 3, 4, 5, 9, 2}; !slices.Equal(got, want) {
-		t.Errorf("the order is %d, want %d", got, want)
 	}
 }

@@ -52,7 +52,7 @@ func FuzzApply(f *testing.F) {
 		piece(by(1, 1, 0), 0, "ab"),
 		last(by(1, 1, 1), 2, "c"),
 		lastSwap(by(1, 1, 1), 2, "c", 0),
-		kv.AppendBundle(nil, [][]byte{setBy(by(2, 1, 0), "a", "1"), setBy(by(1, 1, 0), "a", "2"), kv.AppendDelete(nil, by(2, 2, 0), 1, []string{"a"})}),
+		kv.AppendBundle(nil, [][]byte{setBy(by(1, 1, 0), "a", "1"), setBy(by(1, 2, 0), "a", "2"), kv.AppendDelete(nil, by(1, 3, 1), 1, []string{"a"})}),
 		kv.AppendDrop(nil, 1),
 		kv.AppendDrop(nil, 0),
 		AppendDeleteBucket(nil, "users", 0),

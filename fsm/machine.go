@@ -52,7 +52,8 @@ type Result struct {
 	// complement), the new version of a swap or, with kv.ErrConflict, the one the
 	// key has.
 	Value uint64
-	// Each, of a bundle without an Err, is what became of each of its commands, in order.
+	// Each, of a bundle that was applied now and has no Err, is what became of each of its
+	// commands, in order.
 	Each []Result
 }
 

@@ -57,7 +57,8 @@ func (r *replica) draw(t *rapid.T) {
 func (r *replica) drawBundle(t *rapid.T, now expected) []byte {
 	var commands [][]byte
 	for range rapid.IntRange(1, 6).Draw(t, "commands") {
-		if c := r.drawCommand(t, now); kv.Bundles(c) {
+		c := r.drawCommand(t, now)
+		if kv.BundlesWith(append(commands, c)[0], c) {
 			commands = append(commands, c)
 		}
 	}

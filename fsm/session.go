@@ -54,7 +54,7 @@ type sessions struct {
 type session struct {
 	client uint64
 	last   uint64 // shard time of its newest entry
-	index  uint64 // of its newest entry: it orders sessions of the same time (compareAge)
+	index  uint64 // of its newest entry: it orders sessions of the same time
 	acked  uint64 // all calls up to here are forgotten
 	calls  []call // sorted by seq, all of them greater than acked
 
@@ -190,20 +190,11 @@ func (ss *sessions) add(s *session) *session {
 	return s
 }
 
-// compareAge puts the least recently active session first.
-func compareAge(a, b *session) int {
-	return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(a.client, b.client))
-}
-
 // touch notes an entry of a session. Neither now nor index ever goes back, so
-// the order is that of last, and that of index. Sessions with commands in one bundle
-// stand in the order of their clients, which is how they are found again.
+// the order is that of last, and that of index.
 func (ss *sessions) touch(s *session, now, index uint64) {
 	s.last, s.index = now, index
 	ss.order.MoveToBack(s.place)
-	for before := s.place.Prev(); before != nil && compareAge(s, before.Value.(*session)) < 0; before = s.place.Prev() {
-		ss.order.MoveBefore(s.place, before)
-	}
 	if !s.dirty {
 		s.dirty = true
 		ss.dirty = append(ss.dirty, s)
@@ -290,7 +281,7 @@ func loadSessions(from pebble.Reader, shard sharding.Shard, now, index uint64) (
 	if err != nil {
 		return nil, fmt.Errorf("fsm: the sessions of shard %d: %w", shard, err)
 	}
-	slices.SortFunc(all, compareAge)
+	slices.SortFunc(all, func(a, b *session) int { return cmp.Compare(a.index, b.index) })
 	ss := &sessions{shard: shard, of: make(map[uint64]*session, len(all))}
 	for _, s := range all {
 		ss.add(s)

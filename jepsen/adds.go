@@ -16,16 +16,27 @@ type Adds struct {
 	Nodes   int
 	Bucket  string
 	Callers int
-	// Pace is the time between two batches of a caller.
+	// Crowd is how many more callers share one client, so that their writes share
+	// requests and entries of the log; they write half as often.
+	Crowd int
+	// Pace is the time between two batches of a caller. All begin theirs at once.
 	Pace time.Duration
 
 	ledger *Ledger
 }
 
 // Run writes until until is closed.
-func (a *Adds) Run(ctx context.Context, until <-chan struct{}) error {
+func (a *Adds) Run(ctx context.Context, until <-chan struct{}) (err error) {
 	a.ledger = NewLedger()
+	shared, crowd, err := a.Dial.route(ctx, anyNode, a.Bucket)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shared.Close()) }()
 	all, ctx := errgroup.WithContext(ctx)
+	for i := range a.Crowd {
+		all.Go(func() error { return a.ledger.Write(ctx, until, crowd.Bucket, fmt.Sprintf("c%d", i), 2*a.Pace) })
+	}
 	for i := range a.Callers {
 		all.Go(func() (err error) {
 			one, route, err := a.Dial.route(ctx, i%(a.Nodes+1)-1, a.Bucket)

@@ -49,8 +49,8 @@ func (l *Ledger) Acknowledged() int {
 	return l.acknowledged
 }
 
-// Write writes batches through a bucket until until is closed or ctx ends. No two
-// calls may have the same name. It fails when a write fails in a way that no fault
+// Write writes batches through a bucket until until is closed or ctx ends, with a pace
+// at each multiple of it. No two calls may have the same name. It fails when a write fails in a way that no fault
 // explains.
 func (l *Ledger) Write(ctx context.Context, until <-chan struct{}, bucket *client.Bucket, name string, pace time.Duration) error {
 	for n := 0; !ended(until); n++ {
@@ -67,7 +67,7 @@ func (l *Ledger) Write(ctx context.Context, until <-chan struct{}, bucket *clien
 				return fmt.Errorf("writer %s: %w", name, err)
 			}
 			if pace > 0 {
-				rest(until, pace)
+				rest(until, time.Until(time.Now().Truncate(pace).Add(pace)))
 			}
 			if err != nil {
 				break // a key with an unknown write is never written again: only that one may come late

@@ -247,7 +247,7 @@ func (r *run) addTask(ctx context.Context, name string) error {
 			r.registers.Workers = append(r.registers.Workers, routes)
 		}
 	case "adds":
-		r.tasks[name] = &Adds{Dial: dial, Nodes: nodes, Bucket: name, Callers: 4, Pace: 100 * time.Millisecond}
+		r.tasks[name] = &Adds{Dial: dial, Nodes: nodes, Bucket: name, Callers: 4, Crowd: 12, Pace: 100 * time.Millisecond}
 	case "counters":
 		r.tasks[name] = &Counters{Dial: dial, Nodes: nodes, Bucket: name, Callers: 4, Pace: 20 * time.Millisecond}
 	case "sessions":

@@ -32,7 +32,7 @@ const (
 	KindLast Kind = 7
 	// KindDrop removes a bucket from the shard and refuses it from then on.
 	KindDrop Kind = 8
-	// KindBundle is several sets and deletes, applied one after the other.
+	// KindBundle is several sets and deletes of a client, applied one after the other.
 	KindBundle Kind = 9
 )
 
@@ -67,7 +67,7 @@ const (
 //	last       origin · bucket u64 · offset u64 · swaps u8 · version u64 · key string · bytes string
 //	lead       first slot u16 · last slot u16
 //	drop       bucket u64
-//	bundle     count varint · count × command string, each a set or a delete
+//	bundle     count varint · count × command string, each a set or a delete, all of one client
 //	origin     client u64 · seq u64 · acked u64 · entry u32
 //
 // where a string is a varint length and the bytes, and integers are big endian.
@@ -181,11 +181,23 @@ func AppendLead(dst []byte, first, last uint16) []byte {
 	return binary.BigEndian.AppendUint16(dst, last)
 }
 
-// Bundles says whether a command may stand in a bundle: it is a set or a delete,
-// which reads nothing that a command before it in the same entry may have written.
-func Bundles(command []byte) bool {
-	kind := KindOf(command)
-	return kind == KindSet || kind == KindDelete
+// BundlesWith says whether two commands may stand in one bundle: they are sets or deletes,
+// which read nothing that a command before them in the same entry may have written, of
+// one client, whose session then has one entry more whatever the bundle has.
+func BundlesWith(a, b []byte) bool {
+	clientA, okA := bundles(a)
+	clientB, okB := bundles(b)
+	return okA && okB && clientA == clientB
+}
+
+// bundles says whether a command may stand in a bundle, and of which client it is.
+func bundles(command []byte) (client uint64, ok bool) {
+	kind, d, err := Header(command)
+	if err != nil || kind != KindSet && kind != KindDelete {
+		return 0, false
+	}
+	client = d.U64()
+	return client, d.Err() == nil
 }
 
 // BundleBytes is the most that a bundle of so many commands, of so many bytes in all,
@@ -194,8 +206,8 @@ func BundleBytes(commands, bytes int) int {
 	return len(AppendHeader(nil, KindBundle)) + (1+commands)*binary.MaxVarintLen32 + bytes
 }
 
-// AppendBundle appends a bundle of commands for which Bundles is true. Each has its
-// result for itself, but all of them share an entry of the log, and so a version.
+// AppendBundle appends a bundle of commands, each of which BundlesWith the others. Each has
+// its result for itself, but all of them share an entry of the log, and so a version.
 func AppendBundle(dst []byte, commands [][]byte) []byte {
 	dst = binary.AppendUvarint(AppendHeader(dst, KindBundle), uint64(len(commands)))
 	for _, c := range commands {
@@ -204,8 +216,11 @@ func AppendBundle(dst []byte, commands [][]byte) []byte {
 	return dst
 }
 
+// bundledBytes is the least a command takes in a bundle: version, kind and client.
+const bundledBytes = 1 + 1 + 1 + 8
+
 // DecodeBundle returns the commands of a bundle, which alias it and of which only the
-// kind is checked.
+// kind and the client are checked.
 func DecodeBundle(bundle []byte) ([][]byte, error) {
 	kind, d, err := Header(bundle)
 	if err != nil {
@@ -214,11 +229,15 @@ func DecodeBundle(bundle []byte) ([][]byte, error) {
 	if kind != KindBundle {
 		return nil, fmt.Errorf("%w: command kind %d, want a bundle", ErrMalformed, kind)
 	}
-	commands := make([][]byte, d.Count(1+2))
+	n := d.Count(bundledBytes)
+	if d.Err() == nil && n == 0 {
+		d.Fail("a bundle of no commands")
+	}
+	commands := make([][]byte, n)
 	for i := range commands {
 		commands[i] = d.Bytes()
-		if d.Err() == nil && !Bundles(commands[i]) {
-			d.Fail("command %d of %d of a bundle is of kind %d, want a set or a delete", i, len(commands), KindOf(commands[i]))
+		if d.Err() == nil && !BundlesWith(commands[0], commands[i]) {
+			d.Fail("command %d of %d of a bundle is of kind %d, want a set or a delete, and one client's", i, n, KindOf(commands[i]))
 		}
 	}
 	return commands, d.Finish()

@@ -187,39 +187,65 @@ func TestLeadNamesItsSlots(t *testing.T) {
 
 func TestBundlesAreReadBack(t *testing.T) {
 	for n := range 4 {
-		var commands [][]byte
-		size := 0
+		commands := [][]byte{kv.AppendDelete(nil, origin, bucket, nil)}
+		size := len(commands[0])
 		for i := range n {
 			commands = append(commands, kv.AppendSet(nil, origin, bucket, []kv.Pair{{Key: fmt.Sprint(i)}}))
 			size += len(commands[i])
 		}
 		made := kv.AppendBundle(nil, commands)
 		got, err := kv.DecodeBundle(made)
-		if err != nil || !slices.EqualFunc(got, commands, bytes.Equal) || len(made) > kv.BundleBytes(n, size) {
-			t.Errorf("a bundle of %d commands: %x, %v, in %d bytes, want %x in at most %d", n, got, err, len(made), commands, kv.BundleBytes(n, size))
+		if err != nil || !slices.EqualFunc(got, commands, bytes.Equal) || len(made) > kv.BundleBytes(len(commands), size) {
+			t.Errorf("a bundle of %d commands: %x, %v, in %d bytes, want %x in at most %d", len(commands), got, err, len(made), commands, kv.BundleBytes(len(commands), size))
 		}
 	}
 }
 
+func TestWhatBundles(t *testing.T) {
+	one := everyKind(origin, bucket, kv.Pair{Key: "k"})
+	for a := range one {
+		for b := range one {
+			want := a <= kv.KindDelete && b <= kv.KindDelete
+			if got := kv.BundlesWith(one[a], one[b]); got != want {
+				t.Errorf("kinds %d and %d: %v, want %v", a, b, got, want)
+			}
+		}
+	}
+	other := kv.AppendSet(nil, kv.Origin{Client: origin.Client + 1}, bucket, nil)
+	if kv.BundlesWith(one[kv.KindSet], other) || !kv.BundlesWith(other, other) {
+		t.Error("want commands of one client to stand in a bundle, not of two")
+	}
+	if short := other[:9]; kv.BundlesWith(short, short) {
+		t.Errorf("%x stands in a bundle", short)
+	}
+}
+
 func TestBundlesAreRefused(t *testing.T) {
-	const set, del = "28 02 01 " + originBytes + "01 00 ", "27 02 02 " + originBytes + "00 "
+	const (
+		del     = "27 02 02 " + originBytes + "00 "
+		another = "27 02 02 0000000000000012 0000000000000022 0000000000000021 00000003 0102030405060708 00"
+		want    = " of a bundle is of kind %d, want a set or a delete, and one client's"
+	)
 	for _, c := range []struct{ name, bytes, want string }{
 		{"nothing", "", "malformed at byte 0 of 0: u8 needs 1 bytes, 0 are left"},
 		{"another kind", "02 01", "malformed: command kind 1, want a bundle"},
 		{"no count", "02 09", "malformed at byte 2 of 2: a varint does not end or overflows"},
-		{"more commands than fit", "02 09 ffffffffffffffffff01 02 02 01", "malformed at byte 12 of 15: 18446744073709551615 items of at least 3 bytes, 3 bytes are left"},
+		{"more commands than fit", "02 09 ffffffffffffffffff01 02 02 01", "malformed at byte 12 of 15: 18446744073709551615 items of at least 11 bytes, 3 bytes are left"},
+		{"no commands", "02 09 00", "malformed at byte 3 of 3: a bundle of no commands"},
 		{"one command too few", "02 09 02 " + del, "malformed at byte 43 of 43: a varint does not end or overflows"},
 		{"bytes left over", "02 09 01 " + del + "00", "malformed at byte 43 of 44: 1 bytes are left over"},
-		{"a bundle", "02 09 01 03 02 09 00", "malformed at byte 7 of 7: command 0 of 1 of a bundle is of kind 9, want a set or a delete"},
-		{"an increment", "02 09 02 " + del + "03 02 04 00", "malformed at byte 47 of 47: command 1 of 2 of a bundle is of kind 4, want a set or a delete"},
-		{"a command of another version", "02 09 01 03 01 01 00", "malformed at byte 7 of 7: command 0 of 1 of a bundle is of kind 0, want a set or a delete"},
-		{"an empty command", "02 09 01 00 0000", "malformed at byte 4 of 6: command 0 of 1 of a bundle is of kind 0, want a set or a delete"},
+		{"a bundle", "02 09 01 0a 02 09 0000000000000000", "malformed at byte 14 of 14: command 0 of 1" + fmt.Sprintf(want, 9)},
+		{"an increment", "02 09 02 " + del + "0a 02 04 0000000000000011", "malformed at byte 54 of 54: command 1 of 2" + fmt.Sprintf(want, 4)},
+		{"two clients", "02 09 02 " + del + another, "malformed at byte 83 of 83: command 1 of 2" + fmt.Sprintf(want, 2)},
+		{"a command of another version", "02 09 01 0a 01 01 0000000000000000", "malformed at byte 14 of 14: command 0 of 1" + fmt.Sprintf(want, 0)},
+		{"a command cut short", "02 09 02 " + del + "09 02 02 00000000000000 00", "malformed at byte 53 of 54: command 1 of 2" + fmt.Sprintf(want, 2)},
+		{"an empty command", "02 09 01 00 00000000000000000000", "malformed at byte 4 of 14: command 0 of 1" + fmt.Sprintf(want, 0)},
 	} {
 		if got, err := kv.DecodeBundle(golden(t, c.bytes)); !errors.Is(err, kv.ErrMalformed) || err.Error() != c.want {
 			t.Errorf("%s: got %x, %v, want %q", c.name, got, err, c.want)
 		}
 	}
-	if got, err := kv.DecodeBundle(golden(t, "02 09 01 "+set)); err != nil || len(got) != 1 {
+	if got, err := kv.DecodeBundle(golden(t, "02 09 01 0a 02 01 0000000000000011")); err != nil || len(got) != 1 {
 		t.Errorf("a set that ends badly: got %x, %v, want it unread", got, err)
 	}
 }
@@ -520,8 +546,8 @@ func FuzzBundle(f *testing.F) {
 			t.Fatalf("%x, appended again %x, reads as %x, %v, want %x", bundle, again, twice, err, commands)
 		}
 		for _, c := range commands {
-			if !kv.Bundles(c) {
-				t.Fatalf("%x is in a bundle", c)
+			if !kv.BundlesWith(commands[0], c) {
+				t.Fatalf("%x is in a bundle with %x", c, commands[0])
 			}
 		}
 	})

@@ -33,7 +33,7 @@ type Limits struct {
 	BatchKeys   int // most keys in a batch; default 10,000
 	BatchBytes  int // most bytes of keys and values in a batch; default 32 MiB
 	AnswerBytes int // most bytes in a get-many's answer; default 64 MiB
-	EntryBytes  int // a part, or a value, larger than this becomes several log entries; default and maximum 256 KiB
+	EntryBytes  int // a part, or a value, larger than this becomes several commands; default and maximum 256 KiB, which is the most of a log entry
 }
 
 // WithDefaults returns l with every zero field set to its default.

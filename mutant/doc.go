@@ -30,6 +30,7 @@ const (
 	CursorSkips         Name = "cursor-skips"
 	DeleteForgotten     Name = "delete-forgotten"
 	CacheForgotten      Name = "cache-forgotten"
+	BundleCutShort      Name = "bundle-cut-short"
 )
 
 // All says what each does.
@@ -51,5 +52,6 @@ var All = map[Name]string{
 	LostPart:            "a part of a batch of which nothing is known is called applied",
 	CursorSkips:         "a listing's next page begins a little too late",
 	CacheForgotten:      "values that are cached are not let go by writes",
+	BundleCutShort:      "of more than two writes that share an entry the last one is not applied",
 	DeleteForgotten:     "every 50th delete of a key in a batch does nothing",
 }
