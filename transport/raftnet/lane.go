@@ -55,7 +55,7 @@ func (l *lane) push(m outgoing) {
 	}
 	wake := false
 	if len(l.queue) == 0 {
-		l.due = time.Now().Add(lazyDelay)
+		l.due = nextBeat(time.Now())
 		wake = true
 	}
 	if !m.lazy && !l.urgent {
@@ -71,6 +71,14 @@ func (l *lane) push(m outgoing) {
 		default: // it is already about to look
 		}
 	}
+}
+
+// nextBeat is when lazy messages that are queued now are sent: at the next multiple of
+// lazyDelay of the wall clock. Then the lanes to a node send at once, and share packets,
+// and so do all lanes of a node and, if their clocks agree, all nodes: what an idle node
+// costs is how often it wakes. A clock that jumps changes one wait, within lazyDelay.
+func nextBeat(now time.Time) time.Time {
+	return now.Add(lazyDelay - now.Sub(now.Truncate(lazyDelay)))
 }
 
 // run sends until stop is closed. What can be sent at once still goes then:

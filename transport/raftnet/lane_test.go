@@ -3,6 +3,7 @@ package raftnet
 import (
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -109,6 +110,53 @@ func TestLazyMessagesWait(t *testing.T) {
 		start(urgent)
 		sent(6, 3)
 	})
+}
+
+// Lazy messages of all lanes leave at the same moments, whenever they were queued.
+func TestLazyMessagesLeaveTogether(t *testing.T) {
+	inPair(t, func(t *testing.T, p *pair) {
+		start := func(lane transport.Lane) {
+			t.Helper()
+			if _, err := p.g1.start(server("n2"), beat("n1"), dispatch{lane: lane, timeout: heartbeatTimeout, lazy: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sent := func(want uint64) {
+			t.Helper()
+			synctest.Wait()
+			if got := p.n1.Stats().FramesSent; got != want {
+				t.Errorf("at %v: %d frames sent, want %d", time.Since(time.Now().Truncate(time.Second)), got, want)
+			}
+		}
+		time.Sleep(lazyDelay * 3 / 10)
+		start(transport.LaneControl)
+		time.Sleep(lazyDelay * 6 / 10)
+		start(transport.LaneData)
+		sent(0)
+		time.Sleep(lazyDelay / 10)
+		sent(2)
+		start(transport.LaneData) // just past the moment
+		time.Sleep(lazyDelay - time.Nanosecond)
+		sent(2)
+		time.Sleep(time.Nanosecond)
+		sent(3)
+	})
+}
+
+func TestBeats(t *testing.T) {
+	second := time.Date(2026, 1, 1, 0, 0, 7, 0, time.UTC)
+	for _, since := range []time.Duration{0, 1, lazyDelay / 2, lazyDelay - 1} {
+		for _, years := range []int{0, -100, 200} {
+			now := second.AddDate(years, 0, 0).Add(since)
+			if got, want := nextBeat(now).Sub(now), lazyDelay-since; got != want {
+				t.Errorf("at %v: %v until the next beat, want %v", now, got, want)
+			}
+		}
+	}
+	now := time.Now()
+	if beat := nextBeat(now); !strings.Contains(beat.String(), " m=") {
+		t.Errorf("%v has no monotonic clock: a jump of the wall clock could stop heartbeats", beat)
+	}
 }
 
 // Servers of one node do not share frames: a frame names one destination.

@@ -25,10 +25,10 @@ const (
 
 // Waits of a lane.
 const (
-	// lazyDelay is how long messages nobody waits for are gathered. At 10
-	// messages a second, group and peer, it is what makes many idle groups cost
-	// at most 10 frames a second and peer in each lane; it is far below every
-	// time-out.
+	// lazyDelay is how long messages nobody waits for are gathered at most, until
+	// its next multiple. At 10 messages a second, group and peer, it is what makes
+	// many idle groups cost at most 10 packets a second and peer; it is far below
+	// every time-out.
 	lazyDelay = 100 * time.Millisecond
 	// retryDelay is the time between attempts to send to a node that cannot
 	// be reached: small beside the time-outs, large beside a failed attempt.
