@@ -44,6 +44,7 @@ type batch struct {
 
 	pending    []int // of a read: positions still to be done
 	toLeader   bool  // a replica was behind: ask leaders from now on
+	alone      bool  // share no requests from now on
 	answered   int   // bytes of values so far
 	busy       int   // rounds that met a busy node
 	slow       int   // rounds in which the time for one node ran out
@@ -69,13 +70,14 @@ type part struct {
 
 // exchange is one request of a round and its answer.
 type exchange struct {
-	node   sharding.NodeID
-	epoch  uint64 // of the map that was looked into
-	parts  []*part
-	wide   bool // of a write that goes to three quarters of all shards or more (combine.go)
-	answer *Answer
-	err    error
-	slow   bool // the time for one node ran out
+	node    sharding.NodeID
+	epoch   uint64 // of the map that was looked into
+	parts   []*part
+	wide    bool // of a write that is new, to three quarters of all shards or more (combine.go)
+	answer  *Answer
+	err     error
+	slow    bool // the time for one node ran out
+	excused bool // it was shared with others, and a part of it was refused
 }
 
 // grouping groups parts by the node that is to serve them.
@@ -169,6 +171,7 @@ func (b *batch) round(ctx context.Context, t *table) {
 	for _, x := range exchanges {
 		b.redirected = b.settle(t, x) || b.redirected
 		slow = slow || x.slow
+		b.alone = b.alone || x.excused
 	}
 	if slow {
 		b.slow++

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"slices"
 	"sync"
 	"time"
@@ -26,7 +27,8 @@ import (
 // Writes to different sets of shards share no request: a shard that has no leader would
 // hold up the others. Only those that go to most of the shards do, whichever few they leave
 // out: with many shards hardly two of them have the same set, and hardly one would miss
-// the shard that has no leader. What is asked again, for whatever reason, goes by itself.
+// the shard that has no leader. Those of which something may have been applied are not
+// among them: they may be asking for just that shard, again and again.
 
 const (
 	// combineBytes waiting go at once.
@@ -56,6 +58,7 @@ type flowKey struct {
 	op     Op
 	bucket uint64
 	shards string // four bytes each, in order; "": most of all there are
+	time   int    // that callers have left: the logarithm, so that none has half of what another has
 }
 
 // flow is the requests of one kind that are under way, and those that wait.
@@ -103,12 +106,13 @@ func (b *batch) sendWrite(ctx context.Context, x *exchange, place trace.SpanCont
 	}
 	deadline, _ := ctx.Deadline() // exchange has set one
 	// What is traced goes by itself, to be seen as it is.
-	if b.rounds > 1 || place.IsSampled() || size > aloneBytes || time.Until(deadline) < leastLeft || x.node == b.c.cfg.Self {
+	left := time.Until(deadline)
+	if b.alone || place.IsSampled() || size > aloneBytes || left < leastLeft || x.node == b.c.cfg.Self {
 		return b.sendAlone(ctx, x, place)
 	}
 	m := &b.c.combine
 	slices.SortFunc(x.parts, func(a, b *part) int { return cmp.Compare(a.shard, b.shard) })
-	key := flowKey{node: x.node, epoch: x.epoch, op: b.op, bucket: b.bucket}
+	key := flowKey{node: x.node, epoch: x.epoch, op: b.op, bucket: b.bucket, time: bits.Len64(uint64(left / leastLeft))}
 	if !x.wide {
 		key.shards = shardSet(x.parts)
 	}
@@ -117,9 +121,8 @@ func (b *batch) sendWrite(ctx context.Context, x *exchange, place trace.SpanCont
 	var answer *Answer
 	var err error
 	if j != nil {
-		if answer, err = m.await(ctx, key, j); err == nil && len(j.joined.joiners) > 1 {
-			excuse(answer)
-		}
+		answer, err = m.await(ctx, key, j)
+		x.excused = err == nil && len(j.joined.joiners) > 1 && excuse(answer)
 	} else {
 		answer, err = b.sendAlone(ctx, x, place)
 		m.arrived(key, at.gen)
@@ -129,14 +132,15 @@ func (b *batch) sendWrite(ctx context.Context, x *exchange, place trace.SpanCont
 }
 
 // excuse makes of parts that were refused for good, maybe for a command of somebody
-// else's, some that are to be asked for again.
-func excuse(a *Answer) {
+// else's, some that are to be asked for again, and says whether there were any.
+func excuse(a *Answer) (excused bool) {
 	for n := range a.Parts {
 		p := &a.Parts[n]
 		if p.Status == StatusRefused && !mayPass(p.Code) {
-			p.Code = kv.CodeUnavailable
+			p.Code, excused = kv.CodeUnavailable, true
 		}
 	}
+	return excused
 }
 
 // decided says that all commands have become entries of the log and were applied or
@@ -313,7 +317,7 @@ type jointPart struct {
 }
 
 type ownPart struct {
-	*joiner
+	of       *joiner
 	commands []*command
 }
 
@@ -367,10 +371,11 @@ func distribute(answer *Answer, parts []jointPart) error {
 		for _, own := range p.own {
 			most := min(len(own.commands), len(results))
 			a.Results, results = results[:most:most], results[most:]
-			if own.answer == nil {
-				own.answer = &Answer{Map: answer.Map, Parts: make([]PartAnswer, 0, len(own.parts))}
+			j := own.of
+			if j.answer == nil {
+				j.answer = &Answer{Map: answer.Map, Parts: make([]PartAnswer, 0, len(j.parts))}
 			}
-			own.answer.Parts = append(own.answer.Parts, a)
+			j.answer.Parts = append(j.answer.Parts, a)
 		}
 		if len(results) > 0 {
 			return fmt.Errorf("shard %d gave %d results too many", p.shard, len(results))
