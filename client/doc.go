@@ -6,6 +6,9 @@
 //	defer c.Close()
 //	b, err := c.Bucket(ctx, "files")
 //	err = b.SetMany(ctx, []kv.Pair{{Key: "a", Value: []byte("1")}, {Key: "b", Value: []byte("2")}})
+//	if err != nil {
+//		return err // a *kv.BatchError says of each key what became of it
+//	}
 //	pairs, err := b.GetMany(ctx, []string{"b", "none", "a"}) // in this order; nil for none
 //
 // It promises one round trip a batch whatever the number of shards (requests to
@@ -14,7 +17,7 @@
 // compare them with the errors of package kv. A write is applied once, however
 // often it is sent: one whose answer is lost is sent again until the deadline. If
 // it fails all the same the error is a *kv.BatchError with the outcome of every
-// key, and while an outcome is unknown Client.Retry finds it out, for 5 minutes from
+// key, or one of another kind if nothing was sent; and while an outcome is unknown Client.Retry finds it out, for 5 minutes from
 // the write's beginning.
 //
 // It refuses to be atomic across shards. A write that the program makes again

@@ -62,14 +62,15 @@ func (o *DumpOptions) wants(shard sharding.Shard, index uint64) bool {
 // DumpLog prints the entries in a node's log, shard by shard, one a line of
 // JSON, and one for each command of an entry that bundles several. The log begins where it was cut after the last snapshot. An entry is
 // known to be committed if the state machine, as it is on disk, has applied it:
-// after a crash that may be fewer than were.
-func DumpLog(dir string, o DumpOptions, w io.Writer) (err error) {
+// after a crash that may be far fewer than were. It returns how many entries that o
+// asks for are left out because they are not known to be.
+func DumpLog(dir string, o DumpOptions, w io.Writer) (left int, err error) {
 	if o.LogStore == "" {
 		o.LogStore = raftlog.StoreWAL
 	}
 	rest, err := openResting(dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, rest.close()) }()
 	buffered := bufio.NewWriterSize(w, 1<<16)
@@ -90,6 +91,7 @@ func DumpLog(dir string, o DumpOptions, w io.Writer) (err error) {
 		}
 		committed := e.Index <= position.Index
 		if !committed && !o.All {
+			left++
 			return nil
 		}
 		for _, line := range newLogLines(e, o.Values) {
@@ -100,7 +102,7 @@ func DumpLog(dir string, o DumpOptions, w io.Writer) (err error) {
 		}
 		return nil
 	})
-	return errors.Join(err, buffered.Flush())
+	return left, errors.Join(err, buffered.Flush())
 }
 
 // ShardHash is a replica's state, by its hash: replicas at the same index have

@@ -60,6 +60,9 @@ func notLeading(group string, asked, leader sharding.NodeID) error {
 	if leader == "" {
 		return fmt.Errorf("%s has no leader that node %s knows of: no majority of its replicas is there, or one is being elected", group, asked)
 	}
+	if leader == asked {
+		return fmt.Errorf("node %s leads %s and is not ready: it was only just elected, or no majority answers it", asked, group)
+	}
 	return fmt.Errorf("node %s does not lead %s, it says node %s does", asked, group, leader)
 }
 

@@ -139,6 +139,7 @@ func (p *program) changeNodes(ctx context.Context, w *waiting, ch *change) (err 
 	if err := p.awaitChange(ctx, w.within, c, ch); err != nil {
 		return hinted{fmt.Errorf("%s: %w", ch.what, err), "the cluster goes on with it; 'manykv status --watch' shows how far it is"}
 	}
+	p.stderr.printf("%s: done\n", ch.what)
 	if ch.remark != "" {
 		p.stderr.printf("%s\n", ch.remark)
 	}

@@ -100,7 +100,11 @@ func (p *program) debugLogCommand() *cobra.Command {
 			if o.Shard, err = shard.only(cmd); err != nil {
 				return err
 			}
-			return cluster.DumpLog(dir, o, p.stdout)
+			left, err := cluster.DumpLog(dir, o, p.stdout)
+			if left > 0 {
+				p.stderr.printf("%d entries are left out: they are not known to be committed, as the node had not flushed them when it ended. --all prints them\n", left)
+			}
+			return err
 		},
 	}
 	f := cmd.Flags()
