@@ -17,8 +17,8 @@
 // compare them with the errors of package kv. A write is applied once, however
 // often it is sent: one whose answer is lost is sent again until the deadline. If
 // it fails all the same the error is a *kv.BatchError with the outcome of every
-// key, or one of another kind if nothing was sent; and while an outcome is unknown Client.Retry finds it out, for 5 minutes from
-// the write's beginning.
+// key, or one of another kind if nothing was sent; and while an outcome is unknown
+// Client.Retry finds it out, for 5 minutes from the write's beginning.
 //
 // It refuses to be atomic across shards. A write that the program makes again
 // itself, by calling Set anew, is another write, and may be applied besides the

@@ -60,8 +60,8 @@ func (o *DumpOptions) wants(shard sharding.Shard, index uint64) bool {
 }
 
 // DumpLog prints the entries in a node's log, shard by shard, one a line of
-// JSON, and one for each command of an entry that bundles several. The log begins where it was cut after the last snapshot. An entry is
-// known to be committed if the state machine, as it is on disk, has applied it:
+// JSON, and one for each command of an entry that bundles several. The log begins
+// where it was cut after the last snapshot. An entry is known to be committed if the state machine, as it is on disk, has applied it:
 // after a crash that may be far fewer than were. It returns how many entries that o
 // asks for are left out because they are not known to be.
 func DumpLog(dir string, o DumpOptions, w io.Writer) (left int, err error) {
@@ -259,12 +259,12 @@ const beginning = 16
 
 // newLogLines takes an entry apart.
 func newLogLines(e *raft.Log, values bool) []*logLine {
-	line := newLogLine(e, values)
-	if line.Kind != kindNames[kv.KindBundle] {
-		return []*logLine{line}
+	if e.Type != raft.LogCommand || kv.KindOf(e.Data) != kv.KindBundle {
+		return []*logLine{newLogLine(e, values)}
 	}
 	commands, err := kv.DecodeBundle(e.Data)
 	if err != nil {
+		line := newLogLine(e, values)
 		line.Error = err.Error()
 		return []*logLine{line}
 	}

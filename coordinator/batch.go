@@ -45,6 +45,7 @@ type batch struct {
 	pending    []int // of a read: positions still to be done
 	toLeader   bool  // a replica was behind: ask leaders from now on
 	alone      bool  // share no requests from now on
+	wide       bool  // of a write: it is new, and goes to three quarters of all shards or more (combine.go)
 	answered   int   // bytes of values so far
 	busy       int   // rounds that met a busy node
 	slow       int   // rounds in which the time for one node ran out
@@ -73,7 +74,6 @@ type exchange struct {
 	node    sharding.NodeID
 	epoch   uint64 // of the map that was looked into
 	parts   []*part
-	wide    bool // of a write that is new, to three quarters of all shards or more (combine.go)
 	answer  *Answer
 	err     error
 	slow    bool // the time for one node ran out

@@ -105,15 +105,15 @@ func (b *batch) sendWrite(ctx context.Context, x *exchange, place trace.SpanCont
 		}
 	}
 	deadline, _ := ctx.Deadline() // exchange has set one
-	// What is traced goes by itself, to be seen as it is.
 	left := time.Until(deadline)
+	// What is traced goes by itself, to be seen as it is.
 	if b.alone || place.IsSampled() || size > aloneBytes || left < leastLeft || x.node == b.c.cfg.Self {
 		return b.sendAlone(ctx, x, place)
 	}
 	m := &b.c.combine
 	slices.SortFunc(x.parts, func(a, b *part) int { return cmp.Compare(a.shard, b.shard) })
 	key := flowKey{node: x.node, epoch: x.epoch, op: b.op, bucket: b.bucket, time: bits.Len64(uint64(left / leastLeft))}
-	if !x.wide {
+	if !b.wide {
 		key.shards = shardSet(x.parts)
 	}
 	began := time.Now()
@@ -277,7 +277,8 @@ func (m *combiner) depart(key flowKey, f *flow) {
 	go m.sendJoint(ctx, key, f.gen, t)
 }
 
-// sendJoint sends a joint request. It ends with the last of its callers.
+// sendJoint sends a joint request. It ends with the time of the first of its callers, or when
+// the last of them has left.
 func (m *combiner) sendJoint(ctx context.Context, key flowKey, gen int, t *joint) {
 	defer t.leave()
 	parts := together(t.joiners)
@@ -313,7 +314,6 @@ func (m *combiner) arrived(key flowKey, gen int) {
 type jointPart struct {
 	shard sharding.Shard
 	own   []ownPart // of those who have something for it, in their order
-	size  int       // of all commands on the wire, at most
 }
 
 type ownPart struct {
@@ -330,9 +330,6 @@ func together(joiners []*joiner) (all []jointPart) {
 				all = slices.Insert(all, n, jointPart{shard: p.shard})
 			}
 			all[n].own = append(all[n].own, ownPart{j, p.commands})
-			for _, c := range p.commands {
-				all[n].size += binary.MaxVarintLen32 + len(c.bytes)
-			}
 		}
 	}
 	return all
@@ -343,7 +340,12 @@ func combined(key flowKey, parts []jointPart) []byte {
 	const head = 64 // is more than the request's, and a part's
 	size := head
 	for _, p := range parts {
-		size += head + p.size
+		size += head
+		for _, own := range p.own {
+			for _, c := range own.commands {
+				size += binary.MaxVarintLen32 + len(c.bytes)
+			}
+		}
 	}
 	req := appendRequestHeader(make([]byte, 0, size), key.epoch, key.op, false, key.bucket, len(parts))
 	for _, p := range parts {

@@ -342,11 +342,7 @@ func TestAJointRequestThatHangsIsNotSharedAgain(t *testing.T) {
 			synctest.Wait()
 		}
 		all.Wait()
-		requests := f.seenBy("")[1:]
-		var calls []int
-		for _, s := range requests {
-			calls = append(calls, callsIn(s.q))
-		}
+		calls := f.callsSeen()[1:]
 		if want := []int{1, 3, 1, 1, 1}; !slices.Equal(calls, want) {
 			t.Errorf("requests of %d calls, want %d", calls, want)
 		}
@@ -380,10 +376,7 @@ func TestWhatMayHangAgainIsNotSharedWidely(t *testing.T) {
 		write(took-time.Millisecond, "too")
 		write(took+combineWait/2, "waits for these") // and what was lost has been asked for again before
 		all.Wait()
-		var calls []int
-		for _, s := range f.seenBy("")[1:] {
-			calls = append(calls, callsIn(s.q))
-		}
+		calls := f.callsSeen()[1:]
 		if want := []int{1, 2, 1, 1}; !slices.Equal(calls, want) {
 			t.Errorf("requests of %d calls, want %d", calls, want)
 		}

@@ -225,6 +225,14 @@ func callsIn(q *Request) int {
 	return len(calls)
 }
 
+// callsSeen counts the calls of each request that arrived.
+func (f *fakeCluster) callsSeen() (calls []int) {
+	for _, s := range f.seenBy("") {
+		calls = append(calls, callsIn(s.q))
+	}
+	return calls
+}
+
 // commandsSeen counts the commands that arrived.
 func (f *fakeCluster) commandsSeen() (n int) {
 	for _, s := range f.seenBy("") {

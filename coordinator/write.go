@@ -371,10 +371,7 @@ func (b *batch) splitWrite(t *table) []*exchange {
 			sent++
 		}
 	}
-	wide := 4*sent >= 3*len(t.byEpoch.Groups) && w.untouched()
-	for _, x := range group.exchanges {
-		x.wide = wide
-	}
+	b.wide = 4*sent >= 3*len(t.byEpoch.Groups) && w.untouched()
 	return group.exchanges
 }
 

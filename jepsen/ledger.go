@@ -50,8 +50,8 @@ func (l *Ledger) Acknowledged() int {
 }
 
 // Write writes batches through a bucket until until is closed or ctx ends, with a pace
-// at each multiple of it. No two calls may have the same name. It fails when a write fails in a way that no fault
-// explains.
+// at each multiple of it. No two calls may have the same name. It fails when a write
+// fails in a way that no fault explains.
 func (l *Ledger) Write(ctx context.Context, until <-chan struct{}, bucket *client.Bucket, name string, pace time.Duration) error {
 	for n := 0; !ended(until); n++ {
 		pairs := make([]kv.Pair, ledgerBatch)

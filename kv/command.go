@@ -86,6 +86,9 @@ type Origin struct {
 // is at most Acked + MaxOpenCalls. It bounds what a shard remembers of a client.
 const MaxOpenCalls = 1024
 
+// headerBytes is the size of version and kind.
+const headerBytes = 2
+
 // AppendHeader appends version and kind.
 func AppendHeader(dst []byte, kind Kind) []byte { return append(dst, CommandVersion, byte(kind)) }
 
@@ -105,7 +108,7 @@ func Header(command []byte) (Kind, *Decoder, error) {
 // KindOf returns the kind of a command without reading on; 0 if it is none of
 // this version.
 func KindOf(command []byte) Kind {
-	if len(command) < 2 || command[0] != CommandVersion {
+	if len(command) < headerBytes || command[0] != CommandVersion {
 		return 0
 	}
 	return Kind(command[1])
@@ -192,18 +195,17 @@ func BundlesWith(a, b []byte) bool {
 
 // bundles says whether a command may stand in a bundle, and of which client it is.
 func bundles(command []byte) (client uint64, ok bool) {
-	kind, d, err := Header(command)
-	if err != nil || kind != KindSet && kind != KindDelete {
+	kind := KindOf(command)
+	if kind != KindSet && kind != KindDelete || len(command) < headerBytes+8 {
 		return 0, false
 	}
-	client = d.U64()
-	return client, d.Err() == nil
+	return binary.BigEndian.Uint64(command[headerBytes:]), true
 }
 
 // BundleBytes is the most that a bundle of so many commands, of so many bytes in all,
 // may take.
 func BundleBytes(commands, bytes int) int {
-	return len(AppendHeader(nil, KindBundle)) + (1+commands)*binary.MaxVarintLen32 + bytes
+	return headerBytes + (1+commands)*binary.MaxVarintLen32 + bytes
 }
 
 // AppendBundle appends a bundle of commands, each of which BundlesWith the others. Each has
@@ -216,8 +218,8 @@ func AppendBundle(dst []byte, commands [][]byte) []byte {
 	return dst
 }
 
-// bundledBytes is the least a command takes in a bundle: version, kind and client.
-const bundledBytes = 1 + 1 + 1 + 8
+// bundledBytes is the least a command takes in a bundle: length, header and client.
+const bundledBytes = 1 + headerBytes + 8
 
 // DecodeBundle returns the commands of a bundle, which alias it and of which only the
 // kind and the client are checked.
