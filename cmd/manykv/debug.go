@@ -241,6 +241,10 @@ func (p *program) printReplicas(all []replicaHash) {
 // one index: a shard that is written to all the time never is.
 const compareTries = 5
 
+// comparePause is longer than the follower of an idle shard needs to hear of the newest
+// commit: its leader tells it within half a second, and a tenth may pass on the way.
+const comparePause = 700 * time.Millisecond
+
 // compareShard returns the hashes of a shard's replicas, and an error if they
 // differ, or could not be compared.
 func (p *program) compareShard(ctx context.Context, c hasher, g *sharding.Group) (hashes []replicaHash, doubt error) {
@@ -250,7 +254,7 @@ func (p *program) compareShard(ctx context.Context, c hasher, g *sharding.Group)
 			break
 		}
 		select {
-		case <-time.After(pollEvery): // about what a follower needs to hear of the newest commit
+		case <-time.After(comparePause):
 		case <-ctx.Done():
 			return hashes, context.Cause(ctx)
 		}
